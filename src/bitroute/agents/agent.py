@@ -1,0 +1,33 @@
+"""What an agent is: it turns observations into prompt tokens and a completion into an action. It never talks to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from bitroute.agents.constraint import Trie
+from bitroute.episode import Observation
+
+
+class Agent(Protocol):
+    """The prompt format of one kind of task for one tokenizer. Stateless: everything comes in as arguments."""
+
+    def message(self, opening: Observation, observation: Observation) -> str:
+        """The user message for `observation`; `opening` is the episode's first observation (it contains the goal)."""
+        ...
+
+    def prompt(self, message: str, *, first: bool) -> list[int]:
+        """Token ids from the end of the previous action (or the start of the sequence) to where the next action begins."""
+        ...
+
+    def completion(self, action: str) -> list[int]:
+        """Token ids of an action with its end-of-turn token, exactly as the model was trained to produce them."""
+        ...
+
+    def parse(self, tokens: Sequence[int]) -> str:
+        """The action in the generated tokens (the end-of-turn token, if present, is dropped)."""
+        ...
+
+    def constraint(self, admissible: Sequence[str]) -> Trie:
+        """The set of completions that are admissible commands."""
+        ...

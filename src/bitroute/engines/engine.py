@@ -1,0 +1,103 @@
+"""What an engine is: it hosts the variants of one LLM and continues token contexts with any of them. Purely token ids here.
+
+An engine knows no text, no environment and no router. All calls are batched: lists in, lists out, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bitroute.agents.constraint import Trie
+from bitroute.episode import Signals, Usage
+
+
+class Capability(StrEnum):
+    """What callers may ask of an engine; a call beyond the declared ones raises CapabilityError."""
+
+    HANDOFF = "handoff"  # a KV cache can be continued by another variant
+    FULL_LOGITS = "full-logits"
+    TOP_LOGPROBS = "top-logprobs"
+    HIDDEN_STATES = "hidden-states"
+
+
+class CacheMode(StrEnum):
+    """Whose KV cache a context holds."""
+
+    OWN = "own"  # one per variant; a variant that was away prefills the tokens it missed (the paper's setting)
+    SHARED = "shared"  # one, continued by whichever variant comes next
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is picked: greedy at temperature 0, else sampled with `seed`. `max_tokens` bounds an action."""
+
+    temperature: float = 0.0
+    max_tokens: int = 24
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A generated action: its tokens (the end token included), what they revealed, and what they cost."""
+
+    tokens: tuple[int, ...]
+    signals: Signals
+    usage: Usage
+
+
+class Context(Protocol):
+    """The token history of one episode with its KV state. Opaque to everybody but its engine."""
+
+    tokens: list[int]
+
+
+class Engine(Protocol):
+    """Hosts `ladder`, the variants of one model, cheapest first (the last one is the reference, 'high')."""
+
+    ladder: tuple[str, ...]
+    capabilities: frozenset[Capability]
+    cache_mode: CacheMode
+    fingerprint: str  # of the model's weights: caches and routers of another model are refused by it
+
+    def open(self) -> Any:
+        """A new, empty context."""
+        ...
+
+    def extend(self, context: Any, tokens: Sequence[int]) -> None:
+        """Append prompt tokens. Nothing is computed before a variant generates or scores: it then prefills what it lacks."""
+        ...
+
+    def generate(
+        self,
+        contexts: Sequence[Any],
+        variants: Sequence[str],
+        constraints: Sequence[Trie | None],
+        sampling: Sampling,
+    ) -> list[Generation]:
+        """Continue each context with its variant up to the end token; the generated tokens become part of the context."""
+        ...
+
+    def score(
+        self, contexts: Sequence[Any], continuations: Sequence[Sequence[int]], variant: str
+    ) -> list[npt.NDArray[np.float32]]:
+        """Teacher-force `continuations` after each context: raw log-probabilities [tokens, vocabulary] (row i predicts
+        token i). The contexts' tokens stay as they were (the prefill of missing prompt tokens is kept in the cache)."""
+        ...
+
+    def fork(self, context: Any) -> Any:
+        """An independent copy of a context, KV state included."""
+        ...
+
+    def rollback(self, context: Any, length: int) -> None:
+        """Shorten a context to its first `length` tokens; the KV state of those is kept."""
+        ...
+
+    def close(self, context: Any) -> None:
+        """Give the context's memory back."""
+        ...

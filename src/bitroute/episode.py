@@ -1,0 +1,165 @@
+"""The values that everything passes around: tasks, observations, decisions, steps, episodes, and what a router sees.
+
+This module knows no environment, no model and no router. All values are frozen; nothing here computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One thing to do. Environments subclass it to carry what they need to reset; `id` is unique within a benchmark.
+
+    `kind` groups tasks in tables (ALFWorld's six task types); `split` says who may look at it.
+    """
+
+    id: str
+    kind: str
+    split: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the agent reads before a step, and the commands that the environment would accept, in its own order."""
+
+    text: str
+    admissible: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """The outcome of one action. `reward` is this step's reward; `done` ends the episode."""
+
+    observation: Observation
+    reward: float
+    done: bool
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message, as it travels over the wire."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that one variant processed: newly prefilled, found in its cache, and decoded one at a time."""
+
+    variant: str
+    prefill: int = 0
+    cached: int = 0
+    decode: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What generating an action revealed for free. One entry per generated token; natural logarithms.
+
+    `logprobs` are of the unconstrained distribution, `constrained` of the one renormalised over the tokens that the
+    constraint allowed (equal when nothing constrains). `entropy` (nats) and `margin` (top-1 minus top-2 probability,
+    1.0 where one token was allowed) describe the distribution that was decoded from, i.e. after the constraint.
+    """
+
+    logprobs: tuple[float, ...]
+    constrained: tuple[float, ...]
+    entropy: tuple[float, ...]
+    margin: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The precision of one step. `propensity` is the probability with which the policy picked `variant` here.
+
+    `score` is the router's estimate that the step needs high precision (a logit, a probability or a measurement: larger
+    means more), None for rules that have none; `reason` is a short word for logs and reports.
+    """
+
+    variant: str
+    score: float | None = None
+    reason: str = ""
+    propensity: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One played step. `message` is the user message that the agent sent, `action` what the environment received.
+
+    `probe_usage` is what the router's own measurements cost; `usage` is the generation itself.
+    """
+
+    message: str
+    action: str
+    decision: Decision
+    signals: Signals
+    usage: Usage
+    probe_usage: tuple[Usage, ...] = ()
+    reward: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A played task. `failure` names the boundary that broke (environment, engine, router, agent), else None."""
+
+    task_id: str
+    kind: str
+    split: str
+    policy: str
+    seed: int
+    steps: tuple[Step, ...]
+    success: bool
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that a router may read before step t: messages, its own past, and the probes it declared.
+
+    `messages` has t + 1 entries (what the agent was told), `actions`, `variants` and `signals` have t (what it did, at
+    which precision, and what that revealed; None where the server gave no log-probabilities). `probe` is the measurement
+    that the router declared (the low variant's signals on the coming step), `sensitivity` the oracle's; None otherwise.
+    """
+
+    messages: tuple[str, ...]
+    actions: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
+    signals: tuple[Signals | None, ...] = ()
+    probe: Signals | None = None
+    sensitivity: float | None = None
+
+    @classmethod
+    def from_messages(
+        cls,
+        messages: Sequence[Message],
+        variants: Sequence[str] = (),
+        signals: Sequence[Signals | None] = (),
+    ) -> Self:
+        """Build the view from a chat history that ends with the newest user message.
+
+        Consecutive messages of the agent's side (system, user) are joined with a newline: an environment's opening and a
+        chat's system + user pair give the same view. Raises ValueError when the history does not end with a user message.
+        """
+        told: list[str] = []
+        actions: list[str] = []
+        open_turn = False
+        for message in messages:
+            if message.role == "assistant":
+                if not open_turn:
+                    raise ValueError("an assistant message must follow a user message")
+                actions.append(message.content)
+                open_turn = False
+            elif open_turn:
+                told[-1] += "\n" + message.content
+            else:
+                told.append(message.content)
+                open_turn = True
+        if not open_turn:
+            raise ValueError("the history must end with a user message")
+        filled = tuple(signals) or (None,) * len(actions)
+        return cls(tuple(told), tuple(actions), tuple(variants), filled)
