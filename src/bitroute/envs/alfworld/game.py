@@ -1,12 +1,16 @@
 """One ALFWorld game as data: receptacles, objects, the goal, and where everything is at the start.
 
 The same value comes from an official game file (`load.py`) and from the generator (`generator.py`); the simulator
-(`world.py`) plays it. Ids are the problem file's (already demangled, e.g. `Apple|+00.12|+00.90|+01.07`), names are what the player
-reads (`apple 1`). Orders are kept as read: the official engine's texts depend on them.
+(`world.py`) plays it. Ids are those of the problem file, mangled as they stand there
+(`Apple_bar__plus_00_dot_12_bar__plus_00_dot_90_bar__minus_01_dot_07`): the official engine lists things in the order of
+their lower-case ids and numbers them backwards, so ids decide texts. Names are what the player reads (`apple 1`) and must be
+those of `numbered_names`. The order of the tuples in a `Game` has no influence on play.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -26,7 +30,10 @@ class TaskKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What wins the game. Types are without the `Type` suffix, e.g. `Mug`, `CoffeeMachine`; `text` is the task line."""
+    """What wins the game. Types are without the `Type` suffix, e.g. `Mug`, `CoffeeMachine`.
+
+    `text` is the whole last line of the opening, e.g. `Your task is to: put some mug on shelf.`
+    """
 
     kind: TaskKind
     text: str
@@ -37,7 +44,10 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Receptacle:
-    """A place that holds objects."""
+    """A place that holds objects. It stands at one location for good and is closed at the start if it is openable.
+
+    Several receptacles may share a location; at one of them the agent is at all of them.
+    """
 
     id: str
     type: str
@@ -48,13 +58,17 @@ class Receptacle:
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """An object. `receptacle` is the id of what holds it at the start (None: nothing does, it lies at `location`)."""
+    """An object. `receptacles` are the ids of what holds it at the start.
+
+    Official games know objects that lie in two receptacles at once, in none (a floor lamp), or whose `location` is not that
+    of their receptacle; generated games have one receptacle, and its location, for each thing.
+    """
 
     id: str
     type: str
     name: str
     location: str | None
-    receptacle: str | None
+    receptacles: tuple[str, ...]
     pickupable: bool = False
     cleanable: bool = False
     heatable: bool = False
@@ -62,6 +76,8 @@ class Thing:
     toggleable: bool = False
     sliceable: bool = False
     holds_others: bool = False  # isReceptacleObject: a bowl, a box
+    cool: bool = False  # isCool at the start: it comes from the fridge
+    contents: tuple[str, ...] = ()  # ids of the things inside it (inReceptacleObject; only ever read by `examine`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +95,34 @@ class Game:
 
 @dataclass(frozen=True, slots=True)
 class AlfworldTask(Task):
-    """A game as a task of some split."""
+    """A game as a task of some split. `source` is the file it was read from; the official engine plays that file."""
 
     game: Game
+    source: str | None = None
+
+
+def numbered_names(ids: Iterable[str]) -> dict[str, str]:
+    """The player's name of each id, as the official demangler gives them: the last id of a kind is number 1.
+
+    `ids` are all ids that occur in the game's facts. The name is the lower-case part before the first `_bar_`, with `basin`
+    appended where the id speaks of a basin; ids without `_bar_` keep their text and a blank.
+    """
+    counts: defaultdict[str, int] = defaultdict(int)
+    names: dict[str, str] = {}
+    for mangled in sorted(set(ids), key=lambda text: (text.lower(), text), reverse=True):
+        lower = mangled.lower()
+        base, bar, _ = lower.partition("_bar_")
+        if not bar:
+            names[mangled] = f"{demangled(lower)} "
+            continue
+        base = demangled(base) + ("basin" if "basin" in lower else "")
+        counts[base] += 1
+        names[mangled] = f"{base} {counts[base]}"
+    return names
+
+
+def demangled(text: str) -> str:
+    """The simulator's spelling of a mangled id: `_bar_` is `|`, `_minus_` is `-` and so on."""
+    for mangled, plain in (("_bar_", "|"), ("_minus_", "-"), ("_plus_", "+"), ("_dot_", "."), ("_comma_", ",")):
+        text = text.replace(mangled, plain)
+    return text
