@@ -20,5 +20,5 @@ def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
         if tensor.dtype in {torch.float16, torch.bfloat16}:
             tensor = tensor.float()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

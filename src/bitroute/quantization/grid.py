@@ -1,9 +1,9 @@
 """Uniform grids for groups of weights, and rounding to the nearest point. Knows one matrix at a time; no layers, no files.
 
 A group is `group` consecutive inputs of one output row. Its grid is asymmetric: point q lies at offset + scale * q, with
-q = 0 .. 2**bits - 1, from the group's smallest weight to its largest. `scale` and `offset` are kept in float16, and the codes are
-chosen after that rounding, so what is stored is exactly what was optimised. Against an integer zero point the float offset costs one
-more byte a group and spares the rounding of zero to a grid point, which at 2 bits is a third of the range.
+q = 0 .. 2**bits - 1, from the group's smallest weight to its largest. `scale` and `offset` are kept in float16, and the codes
+are chosen after that rounding, so what is stored is exactly what was optimised. Against an integer zero point the float offset
+costs one more byte a group and spares moving the grid so that zero is a point, which at 2 bits can waste a third of the range.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def fit(weight: torch.Tensor, bits: int, group: int) -> Grid:
     """The min-max grid of each group of `weight` [outputs, inputs].
 
     Raises ValueError when inputs is no multiple of `group` or when a weight or a group's range leaves float16.
-    A rounding error stays within scale / 2 while a group's smallest weight is at most 3 ranges away from zero (8 bits; further at
-    fewer): beyond that the float16 offset itself is the coarser one, with a relative error of 2**-11.
+    A rounding error stays within scale / 2 while a group's smallest weight is at most 3 ranges away from zero (8 bits; further
+    at fewer): beyond that the float16 offset itself is the coarser one, with a relative error of 2**-11.
     """
     inputs = weight.shape[-1]
     if inputs % group:
         raise ValueError(f"{inputs} inputs are no multiple of the group size {group}")
-    grouped = weight.detach().double().unflatten(-1, (-1, group))
+    grouped = weight.detach().double().reshape(weight.shape[0], -1, group)
     offset = grouped.amin(-1).half()
     scale = ((grouped.amax(-1) - offset.double()).clamp(min=0) / ((1 << bits) - 1)).half()
     if not (bool(offset.isfinite().all()) and bool(scale.isfinite().all()) and bool(weight.isfinite().all())):
@@ -48,7 +48,7 @@ def fit(weight: torch.Tensor, bits: int, group: int) -> Grid:
 def encode(weight: torch.Tensor, grid: Grid) -> torch.Tensor:
     """The nearest grid point of each weight: uint8 codes, shaped like `weight` [outputs, inputs]. In float64 throughout."""
     groups = grid.scale.shape[-1]
-    grouped = weight.detach().double().unflatten(-1, (groups, -1))
+    grouped = weight.detach().double().reshape(weight.shape[0], groups, -1)
     scale = grid.scale.double().unsqueeze(-1)
     step = torch.where(scale > 0, scale, 1.0)  # a constant group: all its weights are its offset, code 0
     codes = ((grouped - grid.offset.double().unsqueeze(-1)) / step).round().clamp(0, grid.top)
@@ -58,9 +58,9 @@ def encode(weight: torch.Tensor, grid: Grid) -> torch.Tensor:
 def decode(codes: torch.Tensor, grid: Grid, dropped: int = 0) -> torch.Tensor:
     """float32 weights at the `codes` [outputs, inputs].
 
-    With `dropped` > 0 the codes are only the top bits of the grid's: each stands for a cell of 2**dropped neighbouring points and
-    is decoded at the cell's middle (mid-rise), which is what bounds and centres the error of a slice.
+    With `dropped` > 0 the codes are only the top bits of the grid's: each stands for a cell of 2**dropped neighbouring points
+    and is decoded at the cell's middle (mid-rise), which is what bounds and centres the error of a slice.
     """
     groups = grid.scale.shape[-1]
-    levels = codes.float().unflatten(-1, (groups, -1)) * (1 << dropped) + ((1 << dropped) - 1) / 2
+    levels = codes.float().reshape(codes.shape[0], groups, -1) * (1 << dropped) + ((1 << dropped) - 1) / 2
     return torch.addcmul(grid.offset.float().unsqueeze(-1), grid.scale.float().unsqueeze(-1), levels).flatten(-2)

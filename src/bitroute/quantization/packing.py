@@ -24,7 +24,7 @@ def pack(values: torch.Tensor, bits: int) -> torch.Tensor:
         raise ValueError(f"a value of {int(values.max())} does not fit in {bits} bits")
     if bits == 8:
         return values.to(torch.uint8).contiguous()
-    chunks = values.to(torch.int32).unflatten(-1, (-1, CHUNK))
+    chunks = values.to(torch.int32).reshape(*values.shape[:-1], -1, CHUNK)
     words = (chunks << _shifts(CHUNK, bits, values.device)).sum(-1, dtype=torch.int32)  # disjoint bits: the sum is their union
     packed = (words.unsqueeze(-1) >> _shifts(bits, 8, values.device)) & 0xFF
     return packed.to(torch.uint8).flatten(-2)
@@ -37,7 +37,8 @@ def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
         raise ValueError(f"rows of {packed.shape[-1]} bytes hold no whole number of {CHUNK} values of {bits} bits")
     if bits == 8:
         return packed
-    words = (packed.to(torch.int32).unflatten(-1, (-1, bits)) << _shifts(bits, 8, packed.device)).sum(-1, dtype=torch.int32)
+    chunks = packed.to(torch.int32).reshape(*packed.shape[:-1], -1, bits)
+    words = (chunks << _shifts(bits, 8, packed.device)).sum(-1, dtype=torch.int32)
     values = (words.unsqueeze(-1) >> _shifts(CHUNK, bits, packed.device)) & ((1 << bits) - 1)
     return values.to(torch.uint8).flatten(-2)
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, Self, cast
 
-from bitroute.errors import ConfigError
+from bitroute.errors import CapabilityError, ConfigError
 
 Method = Literal["rtn", "gptq"]
 BITS = (2, 3, 4, 8)
@@ -63,6 +63,14 @@ class Scheme:
     def bits_per_weight(self) -> float:
         """What one weight takes, its share of the group's float16 scale and offset included."""
         return self.bits + 32 / self.group
+
+
+def top_planes(widths: tuple[int, ...], bits: int) -> tuple[int, ...]:
+    """The leading planes that hold the top `bits` bits. Raises CapabilityError where no plane ends there."""
+    for count in range(1, len(widths) + 1):
+        if sum(widths[:count]) == bits:
+            return widths[:count]
+    raise CapabilityError(f"planes of {'+'.join(map(str, widths))} bits have no slice of {bits} bits")
 
 
 def _listed(values: tuple[int, ...]) -> str:

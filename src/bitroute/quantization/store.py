@@ -1,0 +1,142 @@
+"""Variants on disk: one safetensors file with packed planes, grids, and JSON metadata in its header. No rounding here.
+
+Only the quantized layers are stored. The rest comes from the model that the variant was made from, which is recognised by
+its fingerprint: a variant of another model with the same shapes is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bitroute.errors import CapabilityError, ConfigError, DataError
+from bitroute.quantization.fingerprint import fingerprint
+from bitroute.quantization.grid import Grid
+from bitroute.quantization.linear import QuantizedLinear
+from bitroute.quantization.model import M, block_linears, quantized_linears, replace, share
+from bitroute.quantization.scheme import Scheme, top_planes
+
+FORMAT = "bitroute-variant-1"
+
+
+@dataclass(frozen=True, slots=True)
+class VariantInfo:
+    """What a file says about itself. `model` is the fingerprint of the unquantized model; `size` is in bytes on disk."""
+
+    scheme: Scheme
+    model: str
+    calibration: str
+    size: int
+
+
+def save_variant(path: Path, variant: nn.Module, scheme: Scheme, *, model: str, calibration: str = "") -> VariantInfo:
+    """Write `variant`, made with `scheme` from the model of fingerprint `model`, to `path`; whole or not at all.
+
+    `calibration` says in a few words what GPTQ was calibrated on. Raises ConfigError when `variant` is not stored as `scheme`
+    says, DataError when the file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, layer in quantized_linears(variant).items():
+        if layer.widths != scheme.widths or layer.grid_bits != scheme.bits:
+            raise ConfigError(f"{name}: planes of {layer.widths} bits do not match scheme {scheme}")
+        tensors |= {f"{name}.{key}": tensor for key, tensor in _parts(layer).items()}
+    if not tensors:
+        raise ConfigError(f"{type(variant).__name__} has no quantized layers to save")
+    about = {"format": FORMAT, "scheme": str(scheme), "model": model, "calibration": calibration}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file(tensors, partial, metadata={"bitroute": json.dumps(about)})
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: cannot be written ({error})") from error
+    finally:
+        with suppress(OSError):  # what the writing itself failed with says more
+            partial.unlink(missing_ok=True)
+    return VariantInfo(scheme, model, calibration, path.stat().st_size)
+
+
+def read_info(path: Path) -> VariantInfo:
+    """What the variant file at `path` holds, from its header. Raises DataError when that is not a variant."""
+    with _Reader(path) as reader:
+        return reader.info
+
+
+def load_variant(path: Path, base: M, bits: int | None = None) -> M:
+    """The variant at `path` of the model `base`, which it shares everything but the block layers with.
+
+    With `bits` below the scheme's, the slice of a nested store: only its planes are read. Raises DataError when the file is
+    missing, truncated, not a variant, or a variant of another model; CapabilityError when it has no slice of `bits` bits.
+    """
+    with _Reader(path) as reader:
+        info = reader.info
+        if fingerprint(base.state_dict()) != info.model:
+            raise DataError(f"{path}: made from another model than this {type(base).__name__} (fingerprint {info.model[:12]})")
+        try:
+            widths = top_planes(info.scheme.widths, info.scheme.bits if bits is None else bits)
+        except CapabilityError as error:
+            raise CapabilityError(f"{path}: {error}") from error
+        variant = share(base)
+        linears = block_linears(variant)
+        replace(variant, {name: reader.layer(name, linear, widths) for name, linear in linears.items()})
+    return variant
+
+
+def _parts(layer: QuantizedLinear) -> dict[str, Tensor]:
+    planes = {f"plane{index}": plane for index, plane in enumerate(layer.planes)}
+    return planes | {"scale": layer.scale, "offset": layer.offset}
+
+
+def _open(path: Path) -> Any:
+    return safe_open(path, framework="pt")  # untyped, and so Any
+
+
+class _Reader:
+    """An open variant file: safetensors' own errors become one-line DataErrors that name the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+        try:
+            self._file = _open(path)
+            about = json.loads((self._file.metadata() or {})["bitroute"])
+            if about["format"] != FORMAT:
+                raise DataError(f"{path}: format {about['format']!r} is not {FORMAT!r}")
+            scheme = Scheme.parse(about["scheme"])
+            self.info = VariantInfo(scheme, about["model"], about["calibration"], path.stat().st_size)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not a whole variant file ({error})") from error
+        except ConfigError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    def __enter__(self) -> _Reader:
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.__exit__(None, None, None)
+
+    def layer(self, name: str, linear: nn.Linear, widths: tuple[int, ...]) -> QuantizedLinear:
+        """The stored form of `linear`, on its device, from the planes of `widths` alone."""
+        outputs, inputs = linear.out_features, linear.in_features
+        groups = inputs // self.info.scheme.group
+        planes = [self._tensor(f"{name}.plane{i}", (outputs, inputs * width // 8)) for i, width in enumerate(widths)]
+        scale, offset = (self._tensor(f"{name}.{part}", (outputs, groups)) for part in ("scale", "offset"))
+        layer = QuantizedLinear(planes, widths, Grid(scale, offset, self.info.scheme.bits), linear.bias)
+        return layer.to(linear.weight.device)
+
+    def _tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        try:
+            tensor: Tensor = self._file.get_tensor(name)
+        except SafetensorError as error:
+            raise DataError(f"{self._path}: lacks {name} ({error})") from error
+        if tuple(tensor.shape) != shape:
+            raise DataError(f"{self._path}: {name} has shape {tuple(tensor.shape)}, this model needs {shape}")
+        return tensor
