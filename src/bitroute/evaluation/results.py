@@ -1,0 +1,163 @@
+"""What an evaluation found, as frozen values. Nothing here computes; `evaluate.py` fills them, tables and figures read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bitroute.episode import Episode
+from bitroute.evaluation.statistics import Estimate, GapRecovered
+
+ALL_KINDS = "all"
+BUDGET_TOLERANCE = 0.02
+
+
+class Role(StrEnum):
+    """What a policy is in a comparison: how it is drawn, and whether it is compared with the others at equal share."""
+
+    FIXED = "fixed"  # always one variant
+    BASELINE = "baseline"  # a rule that learned nothing
+    LEARNED = "learned"
+    ORACLE = "oracle"  # reads what no router could know beforehand
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One policy's episodes under one router seed; read once, so that `read_traces(path)` can be given.
+
+    `family` joins the points of one method at several shares into a curve (random 0.25, random 0.5 ...), the policy's own name
+    when empty. `budget` is the K it was calibrated to, if any.
+    """
+
+    policy: str
+    seed: int
+    episodes: Iterable[Episode]
+    role: Role = Role.BASELINE
+    family: str = ""
+    budget: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A policy against a reference on the same tasks: difference of success, tasks won and lost, McNemar's exact test.
+
+    With several seeds a side the test is of their mean (exact sign flips), and a task is won where its mean is higher.
+    `p_holm` is corrected within one table: all policies of the split, or all policies and kinds of its table by kind.
+    """
+
+    reference: str
+    difference: Estimate
+    wins: int
+    losses: int
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One policy on one split, over all kinds of task (`kind` is "all") or one of them.
+
+    `success` is a share of tasks, `share` K (mean over episodes of the share of steps at the highest variant), `cost` the mean
+    cost relative to the reference policy's. Several seeds are averaged task by task; `*_sd` is their spread. `failures` counts
+    episodes that broke (they count as not solved), `steps` is the mean episode length.
+    """
+
+    split: str
+    kind: str
+    policy: str
+    family: str
+    role: Role
+    budget: float | None
+    seeds: tuple[int, ...]
+    n: int
+    success: Estimate
+    success_sd: float | None
+    share: Estimate
+    share_sd: float | None
+    cost: Estimate | None
+    steps: float
+    failures: int
+    gap: GapRecovered | None
+    against: tuple[Comparison, ...]
+
+    def within_budget(self, ladder_length: int) -> bool | None:
+        """Whether the realised K stays within the budget (+ 0.02); K is the relative cost on a ladder longer than two."""
+        if self.budget is None:
+            return None
+        realised = self.share if ladder_length == 2 else self.cost
+        return realised is not None and realised.value <= self.budget + BUDGET_TOLERANCE
+
+
+@dataclass(frozen=True, slots=True)
+class EqualShare:
+    """A learned policy against another method's curve at the policy's own share of high steps.
+
+    Between two points of the curve stands the policy that plays one or the other by a coin, whose share and success lie on the
+    line between them; the curve starts at all-low and ends at all-high. `difference` is policy minus curve, paired by task;
+    `p` is its normal approximation, `p_holm` corrected over all methods and policies of the split.
+    """
+
+    split: str
+    policy: str
+    family: str
+    oracle: bool
+    share: float
+    curve: float
+    difference: Estimate
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True, slots=True)
+class VerbSpending:
+    """Steps whose action begins with `verb`: how many, and the share of them at the highest variant."""
+
+    verb: str
+    steps: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """Where a policy spent high precision: per tenth of the episode (None where no step fell), and per verb."""
+
+    split: str
+    policy: str
+    deciles: tuple[float | None, ...]
+    verbs: tuple[VerbSpending, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All policies on the same tasks of one environment. `cost_unit` names what costs were measured in."""
+
+    environment: str
+    ladder: tuple[str, ...]
+    reference: str
+    low: str
+    cost_unit: str
+    resamples: int
+    seed: int
+    rows: tuple[Row, ...]
+    equal_share: tuple[EqualShare, ...]
+    spending: tuple[Spending, ...]
+
+    def splits(self) -> list[str]:
+        """The splits, in the order in which they were met."""
+        return list(dict.fromkeys(row.split for row in self.rows))
+
+    def table(self, split: str, kind: str = ALL_KINDS) -> list[Row]:
+        """The rows of one split and kind, in the order of the policies."""
+        return [row for row in self.rows if (row.split, row.kind) == (split, kind)]
+
+    def kinds(self, split: str) -> list[str]:
+        """The kinds of task of a split, sorted."""
+        return sorted({row.kind for row in self.rows if row.split == split and row.kind != ALL_KINDS})
+
+    def curves(self, split: str) -> dict[str, list[Row]]:
+        """Success against share: each family's rows over all kinds, sorted by realised share."""
+        families: dict[str, list[Row]] = {}
+        for row in self.table(split):
+            families.setdefault(row.family, []).append(row)
+        return {name: sorted(rows, key=lambda row: row.share.value) for name, rows in families.items()}
