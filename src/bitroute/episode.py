@@ -60,17 +60,36 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What generating an action revealed for free. One entry per generated token; natural logarithms.
+    """What generating an action revealed for free. One entry per choice; natural logarithms.
 
-    `logprobs` are of the unconstrained distribution, `constrained` of the one renormalised over the tokens that the
-    constraint allowed (equal when nothing constrains). `entropy` (nats) and `margin` (top-1 minus top-2 probability,
-    1.0 where one token was allowed) describe the distribution that was decoded from, i.e. after the constraint.
+    A choice is a generated token where more than one was allowed (every token without a constraint; forced tokens reveal
+    nothing). `logprobs` are of the unconstrained distribution, `constrained` of the one renormalised over the allowed tokens
+    (equal when nothing constrains). `entropy` (nats) and `margin` (top-1 minus top-2 probability) describe the distribution
+    that was decoded from, i.e. after the constraint.
     """
 
     logprobs: tuple[float, ...]
     constrained: tuple[float, ...]
     entropy: tuple[float, ...]
     margin: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """KL(high || low) over the action that the high variant takes here, teacher-forced; nats.
+
+    `kl_sum`, `kl_mean` and `kl_max` are over the action's choices, after the constraint; `raw_sum` is over all its tokens before
+    the constraint. `action` is high's action, `agrees` says whether low's own action is the same. `exact` is the divergence of
+    the two distributions over whole actions, where it was computed.
+    """
+
+    kl_sum: float
+    kl_mean: float
+    kl_max: float
+    raw_sum: float
+    action: str
+    agrees: bool
+    exact: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +110,8 @@ class Decision:
 class Step:
     """One played step. `message` is the user message that the agent sent, `action` what the environment received.
 
-    `probe_usage` is what the router's own measurements cost; `usage` is the generation itself.
+    `probe_usage` is what the router's own measurements cost; `usage` is the generation itself. `sensitivity` is the label of the
+    step, where one was taken (it costs nothing here: labels are not part of playing).
     """
 
     message: str
@@ -101,6 +121,7 @@ class Step:
     usage: Usage
     probe_usage: tuple[Usage, ...] = ()
     reward: float = 0.0
+    sensitivity: Sensitivity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +152,7 @@ class View:
     variants: tuple[str, ...] = ()
     signals: tuple[Signals | None, ...] = ()
     probe: Signals | None = None
-    sensitivity: float | None = None
+    sensitivity: Sensitivity | None = None
 
     @classmethod
     def from_messages(

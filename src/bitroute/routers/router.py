@@ -17,7 +17,7 @@ class Probe(StrEnum):
     """A measurement on the coming step, made before the decision and charged as cost."""
 
     LOW_GENERATION = "low-generation"  # View.probe: the signals of the action that the lowest variant would take
-    SENSITIVITY = "sensitivity"  # View.sensitivity: KL(high || low) of the coming action; needs both variants: an oracle
+    SENSITIVITY = "sensitivity"  # View.sensitivity: KL(high || low) of the coming action; needs both variants, so an oracle's
 
 
 class Router(Protocol):
