@@ -1,0 +1,114 @@
+"""Played episodes with the expert's choice at every state: noisy demonstrations, and agents' own episodes relabelled (DAgger).
+
+It knows the simulator and the expert, no tokenizer and no model: what of an episode enters a loss is the trainer's affair.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Final
+
+from bitroute.envs.alfworld.expert import Expert, kind_of
+from bitroute.envs.alfworld.game import AlfworldTask, Game
+from bitroute.envs.alfworld.world import World
+from bitroute.episode import Observation
+
+STEP_LIMIT: Final = 50
+
+# What a stranger at the controls would do, and how often: mostly plausible detours, now and then anything at all.
+_STRAY: Final = (
+    (50, ("go to ",)),
+    (22, ("take ", "move ")),
+    (15, ("open ", "close ")),
+    (5, ("use ", "clean ", "heat ", "cool ")),
+    (8, ("",)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """One episode: `observations[t]` (the first is the opening) was answered with `actions[t]`; the expert chose `labels[t]`.
+
+    All three have one entry a step; what the last action was answered with is left out. `success`: the game was won.
+    """
+
+    task: AlfworldTask
+    observations: tuple[Observation, ...]
+    actions: tuple[str, ...]
+    labels: tuple[str, ...]
+    success: bool
+
+    @property
+    def noise(self) -> tuple[bool, ...]:
+        """Which of the executed actions were not the expert's choice: nothing to imitate, only to recover from."""
+        return tuple(action != label for action, label in zip(self.actions, self.labels, strict=True))
+
+
+def demonstrate(task: AlfworldTask, seed: int, noise: float, limit: int = STEP_LIMIT) -> Demonstration:
+    """The expert's episode of at most `limit` steps, in which a random admissible action is played with probability `noise`.
+
+    The same arguments give the same episode. Raises ValueError for a probability outside 0..1.
+    """
+    if not 0.0 <= noise <= 1.0:
+        raise ValueError(f"noise {noise} is not a probability")
+    chance = random.Random(f"{task.id}|{seed}")
+    storable = _storable(task.game)
+
+    def choose(step: int, observation: Observation, label: str) -> str | None:
+        if step == limit:
+            return None
+        return label if chance.random() >= noise else _stray(chance, observation.admissible, storable)
+
+    return _play(task, choose)
+
+
+def relabel(task: AlfworldTask, actions: Sequence[str]) -> Demonstration:
+    """Replay an agent's `actions` (until the game is won) and note what the expert would have done at each state.
+
+    Actions that were no admissible commands are played as they are: the environment answers them as it did.
+    """
+
+    def choose(step: int, _: Observation, label: str) -> str | None:
+        return actions[step] if step < len(actions) else None
+
+    return _play(task, choose)
+
+
+def _play(task: AlfworldTask, choose: Callable[[int, Observation, str], str | None]) -> Demonstration:
+    """Play what `choose` answers to (step, observation, label) until it answers None or the game is won."""
+    world = World()
+    observation = world.reset(task)
+    expert = Expert(observation)
+    observations: list[Observation] = []
+    actions: list[str] = []
+    labels: list[str] = []
+    done = False
+    for step in count():
+        label = expert.act(observation)
+        action = None if done else choose(step, observation, label)
+        if action is None:
+            break
+        observations.append(observation)
+        labels.append(label)
+        actions.append(action)
+        transition = world.step(action)
+        observation, done = transition.observation, transition.done
+        expert.observe(action, observation)
+    return Demonstration(task, tuple(observations), tuple(actions), tuple(labels), done)
+
+
+def _storable(game: Game) -> frozenset[str]:
+    """The types that some receptacle of the house takes: who picks up another thing never gets rid of it."""
+    present = {receptacle.type for receptacle in game.receptacles}
+    return frozenset(thing.lower() for receptacle, thing in game.can_contain if receptacle in present)
+
+
+def _stray(chance: random.Random, admissible: tuple[str, ...], storable: frozenset[str]) -> str:
+    """A random command: first its sort by the weights above, then one of that sort; anything where there is none of it."""
+    sensible = [command for command in admissible if not command.startswith("take ") or kind_of(command[5:]) in storable]
+    starts = chance.choices([starts for _, starts in _STRAY], [weight for weight, _ in _STRAY])[0]
+    of_sort = [command for command in sensible if command.startswith(starts)]
+    return chance.choice(of_sort or sensible)

@@ -1,0 +1,213 @@
+"""A player that sees only what the agent sees: it explores likely places first, remembers what it saw, then acts.
+
+It reads the opening, each answer and the admissible commands, never the game. Its rules are few and follow from what was read,
+because a small model shall learn them by imitation:
+
+- exploring goes by type of receptacle in an order that depends on the sought type of object alone, and within a type in the
+  order of the opening's list; what was looked at is skipped, what is closed is opened;
+- a target in sight is taken; else the one seen last is fetched; else exploring goes on;
+- a held target is treated, then put on the first listed place of the goal's type (of two, the second: where the first lies);
+- a held object of another type is put down here if possible, else where it came from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from functools import cache
+from math import sqrt
+from typing import Final
+
+from bitroute.envs.alfworld.game import TaskKind
+from bitroute.envs.alfworld.goal import goal_sentence, read_goal
+from bitroute.envs.alfworld.rooms import ALWAYS_OPENABLE, FURNITURE, OFTEN_OPENABLE, STOCK
+from bitroute.episode import Observation
+from bitroute.errors import DataError
+
+_LISTED = re.compile(r"\ba (\w+ \d+)")
+_SHOWN = re.compile(r"(?:On the (\w+ \d+), you see|The (\w+ \d+) is open\. In it, you see) ([^.]*)\.")
+_TAKEN = re.compile(r"You pick up the (\w+ \d+) from the (\w+ \d+)\.")
+_MOVED = re.compile(r"You move the (\w+ \d+) to the (\w+ \d+)\.")
+_TREATED = re.compile(r"You (clean|heat|cool) the (\w+ \d+) using the \w+ \d+\.")
+_CARRIED = re.compile(r"You are carrying: a (\w+ \d+)\.")
+
+_VERBS: Final = {TaskKind.CLEAN: "clean", TaskKind.HEAT: "heat", TaskKind.COOL: "cool"}
+_APPLIANCES: Final = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
+_UNDONE_BY: Final = {"heat": "cool", "cool": "heat"}
+
+
+class Expert:
+    """The memory of one episode and the choice that follows from it.
+
+    `observe` takes in any executed action, its own or a stranger's; `act` changes nothing.
+    """
+
+    def __init__(self, opening: Observation) -> None:
+        """Read the room and the goal. Raises DataError for a task sentence of no official template."""
+        goal = read_goal(opening.text)
+        if goal is None:
+            raise DataError(f"task sentence {goal_sentence(opening.text)!r}: follows none of ALFWorld's templates")
+        self._goal = goal
+        room = opening.text.partition("you see ")[2].partition("\n")[0]
+        self._receptacles: list[str] = _LISTED.findall(room)
+        self._parents = [name for name in self._receptacles if kind_of(name) == goal.parent]
+        self._verb = _VERBS.get(goal.kind)
+        self._contents: dict[str, list[str]] = {}  # of the receptacles that were looked into, the last seen at the end
+        self._held: str | None = None
+        self._origin: str | None = None  # where the held object was
+        self._treated: set[str] = set()
+        self._route = self._order(goal.target)
+
+    def observe(self, action: str, observation: Observation) -> None:
+        """Learn from what `action` was answered with; only the answer counts, so any player's action will do."""
+        text = observation.text
+        if shown := _SHOWN.search(text):
+            name = shown[1] or shown[2]
+            self._contents.pop(name, None)
+            self._contents[name] = _LISTED.findall(shown[3])
+        elif taken := _TAKEN.match(text):
+            self._held, self._origin = taken[1], taken[2]
+            if self._held in self._contents.get(self._origin, ()):
+                self._contents[self._origin].remove(self._held)
+        elif moved := _MOVED.match(text):
+            self._held = None
+            self._contents.setdefault(moved[2], []).append(moved[1])
+        elif treated := _TREATED.match(text):
+            if treated[1] == self._verb:
+                self._treated.add(treated[2])
+            elif _UNDONE_BY.get(treated[1]) == self._verb:
+                self._treated.discard(treated[2])
+        elif carried := _CARRIED.match(text):
+            self._held = carried[1]
+
+    def act(self, observation: Observation) -> str:
+        """The choice in the current state: always one of `observation.admissible`."""
+        commands = frozenset(observation.admissible)
+        if self._held is None:
+            return self._fetch(commands)
+        if kind_of(self._held) != self._goal.target:
+            return self._put_down(self._held, commands)
+        if self._verb and self._held not in self._treated:
+            return self._treat(self._verb, self._held, commands)
+        if self._goal.kind is TaskKind.LOOK:
+            return self._switch_on(commands)
+        return self._place(self._held, commands)
+
+    def _fetch(self, commands: frozenset[str]) -> str:
+        """Take a target in sight, else go to where one was seen last, else explore."""
+        finished = self._destination() if self._goal.kind is TaskKind.TWO else None
+        known = [
+            (name, thing)
+            for name in reversed(self._contents)
+            for thing in self._contents[name]
+            if kind_of(thing) == self._goal.target and name != finished
+        ]
+        for name, thing in known:
+            if (take := f"take {thing} from {name}") in commands:
+                return take
+        for name, _ in known:
+            if not _is_here(name, commands) or f"open {name}" in commands:
+                return _approach(name, commands)
+        return self._explore(self._route, commands)
+
+    def _treat(self, verb: str, held: str, commands: frozenset[str]) -> str:
+        appliances = [name for name in self._receptacles if kind_of(name) == _APPLIANCES[verb]]
+        for name in appliances:
+            if (treat := f"{verb} {held} with {name}") in commands:
+                return treat
+        return _approach(appliances[0], commands) if appliances else self._explore(self._route, commands)
+
+    def _switch_on(self, commands: frozenset[str]) -> str:
+        lamp = self._goal.lamp or ""
+        known = [(name, thing) for name in reversed(self._contents) for thing in self._contents[name] if kind_of(thing) == lamp]
+        for _, thing in known:
+            if (use := f"use {thing}") in commands:
+                return use
+        for name, _ in known:
+            if not _is_here(name, commands):
+                return _approach(name, commands)
+        return self._explore(self._order(lamp), commands)
+
+    def _place(self, held: str, commands: frozenset[str]) -> str:
+        destination = self._destination()
+        if destination is None:
+            return self._explore(self._route, commands)
+        if (move := f"move {held} to {destination}") in commands:
+            return move
+        return _approach(destination, commands)
+
+    def _destination(self) -> str | None:
+        """The place for the target: in a goal of two the place of the goal's type that holds one already, else the first."""
+        if self._goal.kind is TaskKind.TWO:
+            for name in self._parents:
+                if any(kind_of(thing) == self._goal.target for thing in self._contents.get(name, ())):
+                    return name
+        return self._parents[0] if self._parents else None
+
+    def _put_down(self, held: str, commands: frozenset[str]) -> str:
+        """Here if possible; else where it came from; else wherever such things lie, one place after the other."""
+        first = [self._origin] if self._origin else []
+        places = list(dict.fromkeys([*first, *self._order(kind_of(held))]))
+        here = [number for number, name in enumerate(places) if _is_here(name, commands)]
+        for number in here:
+            if (move := f"move {held} to {places[number]}") in commands:
+                return move
+        for number in here:
+            if (opening := f"open {places[number]}") in commands:
+                return opening
+        return _approach(places[(max(here) + 1) % len(places) if here else 0], commands)
+
+    def _explore(self, route: list[str], commands: frozenset[str]) -> str:
+        """The first place of the route that was not looked into; when all were, the one whose last look is longest ago."""
+        for name in route:
+            if name not in self._contents:
+                return _approach(name, commands)
+        for name in self._contents:
+            if not _is_here(name, commands):
+                return _approach(name, commands)
+        return "look"
+
+    def _order(self, sought: str) -> list[str]:
+        """The room's receptacles, likely places of the sought type first; last the goal's own, if a target there is no help."""
+        rank = {name: number for number, name in enumerate(likely_places(sought))}
+        last = self._goal.parent if self._goal.kind in (TaskKind.PLACE, TaskKind.TWO) else None
+        return sorted(
+            self._receptacles, key=lambda name: (kind_of(name) == last, rank.get(kind_of(name), len(rank)), kind_of(name))
+        )
+
+
+def kind_of(name: str) -> str:
+    """The type in a name: `countertop` of `countertop 2`."""
+    return name.partition(" ")[0]
+
+
+@cache
+def likely_places(sought: str) -> tuple[str, ...]:
+    """Types of receptacles that hold the sought type of object, by the chance to find it per command, best first.
+
+    n receptacles of a type attract sqrt(n) times as much as one (`rooms`), so one of them has 1 / sqrt(n) of the weight.
+    """
+    chance: dict[str, float] = defaultdict(float)
+    for room, stock in STOCK.items():
+        for thing, facts in stock.items():
+            if thing.lower() != sought:
+                continue
+            for place, weight in facts.places.items():
+                if place in FURNITURE[room]:
+                    counts = FURNITURE[room][place].counts
+                    effort = 2 if place in ALWAYS_OPENABLE | OFTEN_OPENABLE else 1  # closed at first: go, then open
+                    chance[place.lower()] += facts.share * weight / sqrt(sum(counts) / len(counts)) / effort
+    return tuple(sorted(chance, key=lambda place: (-chance[place], place)))
+
+
+def _is_here(name: str, commands: frozenset[str]) -> bool:
+    """Whether the agent stands at a receptacle: at another one it could go there instead."""
+    return f"go to {name}" not in commands
+
+
+def _approach(name: str, commands: frozenset[str]) -> str:
+    """The next command towards seeing what is in a receptacle."""
+    for command in (f"go to {name}", f"open {name}"):
+        if command in commands:
+            return command
+    return f"examine {name}"
