@@ -1,0 +1,120 @@
+"""Which generated games belong to which split. Knows names and numbers of splits, and nobody who plays them.
+
+Task `i` of a split is the same game forever. Splits never share a game, by construction:
+
+- each split draws its rooms from its own range of room seeds, and only rooms whose layout hash falls to it: rooms with the
+  same furniture and stock never stand in two splits. `seen` alone has the rooms of `lm-train`;
+- `seen` and `lm-train` share out the games of these rooms by the hash of the game's substance.
+
+Kinds of tasks take turns, so that every prefix of a split is balanced; within a kind the rooms come in the published
+games' proportions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, count
+
+from bitroute.envs.alfworld.game import AlfworldTask, TaskKind
+from bitroute.envs.alfworld.generator import KINDS, ROOM_KINDS, Room, game_hash, generate_game, generate_room, layout_hash
+from bitroute.errors import ConfigError
+
+# Kitchen, living room, bedroom, bathroom: the published training games of each kind, counted by room.
+_ROOM_WEIGHTS: Mapping[TaskKind, tuple[int, int, int, int]] = {
+    TaskKind.PLACE: (92, 231, 257, 291),
+    TaskKind.CLEAN: (547, 0, 0, 167),
+    TaskKind.HEAT: (1, 0, 0, 0),
+    TaskKind.COOL: (1, 0, 0, 0),
+    TaskKind.LOOK: (0, 54, 286, 0),
+    TaskKind.TWO: (129, 237, 260, 256),
+}
+_SEEN_OF = 8  # one game in so many of the lm-train rooms is `seen`'s
+_LAYOUTS = 10  # layouts are dealt out in so many parts
+_MAX_TRIES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A named set of generated tasks. `layouts` are its parts of all layouts; `number` keeps its game seeds apart."""
+
+    name: str
+    number: int
+    seeds: range
+    layouts: frozenset[int]
+
+    def owns(self, room: Room) -> bool:
+        """Whether games in this room belong here, as far as the room decides it."""
+        return room.seed in self.seeds and int(layout_hash(room)[:8], 16) % _LAYOUTS in self.layouts
+
+    def takes(self, substance: str) -> bool:
+        """Whether a game with this `game_hash` in an owned room belongs here."""
+        if self.name not in ("lm-train", "seen"):
+            return True
+        return (int(substance[:8], 16) % _SEEN_OF == 0) == (self.name == "seen")
+
+
+_LM_SEEDS, _LM_LAYOUTS = range(4000), frozenset({0, 1, 2, 3})
+SPLITS: Mapping[str, Split] = {
+    split.name: split
+    for split in (
+        Split("lm-train", 0, _LM_SEEDS, _LM_LAYOUTS),
+        Split("seen", 1, _LM_SEEDS, _LM_LAYOUTS),
+        Split("router-train", 2, range(4000, 6000), frozenset({4, 5})),
+        Split("validation", 3, range(6000, 8000), frozenset({6, 7})),
+        Split("unseen", 4, range(8000, 10000), frozenset({8, 9})),
+    )
+}
+
+
+def task(name: str, index: int) -> AlfworldTask:
+    """Task `index` (from 0) of a split. Raises ConfigError for a split that does not exist or a negative index."""
+    found = _split(name)
+    if index < 0:
+        raise ConfigError(f"task index of split {name} must not be negative, it is {index}")
+    kind = KINDS[index % len(KINDS)]
+    rng = random.Random(f"task {name} {index}")
+    for attempt in range(_MAX_TRIES):
+        room = _draw_room(rng, found, kind)
+        game = generate_game(room, (index * _MAX_TRIES + attempt) * len(SPLITS) + found.number, kind)
+        if found.takes(game_hash(game)):
+            return AlfworldTask(id=f"{name}-{index}", kind=kind.value, split=name, game=game)
+    raise AssertionError(f"no game for task {index} of {name}")
+
+
+def tasks(name: str, start: int = 0) -> Iterator[AlfworldTask]:
+    """The tasks of a split from `start` on, without end. Raises ConfigError for a split that does not exist."""
+    _split(name)
+    return (task(name, index) for index in count(start))
+
+
+def split(name: str, size: int, start: int = 0) -> list[AlfworldTask]:
+    """`size` tasks of a split from `start` on. Raises ConfigError for a split that does not exist."""
+    return [task(name, index) for index in range(start, start + size)]
+
+
+@lru_cache(maxsize=1 << 14)
+def room_of(seed: int) -> Room:
+    """The room of a seed, kept for later games."""
+    return generate_room(seed)
+
+
+def _split(name: str) -> Split:
+    if name not in SPLITS:
+        raise ConfigError(f"unknown split {name!r}; generated splits are {', '.join(SPLITS)}")
+    return SPLITS[name]
+
+
+def _draw_room(rng: random.Random, owner: Split, kind: TaskKind) -> Room:
+    weights = tuple(accumulate(_ROOM_WEIGHTS[kind]))
+    first = owner.seeds.start
+    for _ in range(_MAX_TRIES):
+        ticket = rng.random() * weights[-1]
+        offset = next(number for number, weight in enumerate(weights) if ticket < weight)
+        seed = first + len(ROOM_KINDS) * int(rng.random() * (len(owner.seeds) // len(ROOM_KINDS))) + offset
+        room = room_of(seed)
+        if kind in room.goals and owner.owns(room):
+            return room
+    raise AssertionError(f"no room for {kind} in {owner.name}")
