@@ -61,6 +61,11 @@ class QuantizedLinear(nn.Module):
         return sum(self.widths)
 
     @property
+    def group(self) -> int:
+        """Inputs that share a scale and an offset."""
+        return self.in_features // self.scale.shape[1]
+
+    @property
     def codes(self) -> Tensor:
         """The codes, `bits` each: uint8 [outputs, inputs]."""
         codes = unpack(self.planes[0], self.widths[0])

@@ -19,7 +19,7 @@ from bitroute.quantization.model import M, block_linears, replace, share
 from bitroute.quantization.scheme import Scheme
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # slots and a subscripted generic do not go together before Python 3.12
 class Calibration(Generic[M]):
     """Inputs to calibrate on, and how to run a model on one: `run(model, batch)`; its result is ignored.
 

@@ -44,8 +44,8 @@ def save_variant(path: Path, variant: nn.Module, scheme: Scheme, *, model: str, 
     """
     tensors: dict[str, Tensor] = {}
     for name, layer in quantized_linears(variant).items():
-        if layer.widths != scheme.widths or layer.grid_bits != scheme.bits:
-            raise ConfigError(f"{name}: planes of {layer.widths} bits do not match scheme {scheme}")
+        if (layer.widths, layer.grid_bits, layer.group) != (scheme.widths, scheme.bits, scheme.group):
+            raise ConfigError(f"{name}: planes of {layer.widths} bits in groups of {layer.group} do not match scheme {scheme}")
         tensors |= {f"{name}.{key}": tensor for key, tensor in _parts(layer).items()}
     if not tensors:
         raise ConfigError(f"{type(variant).__name__} has no quantized layers to save")

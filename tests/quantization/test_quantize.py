@@ -1,0 +1,111 @@
+import pytest
+import torch
+from torch import Tensor
+
+from bitroute.engines.qwen3 import Qwen3, Qwen3Config, sequence_logits
+from bitroute.errors import ConfigError, DataError
+from bitroute.quantization.gptq import Hessian, gptq
+from bitroute.quantization.grid import decode, encode, fit
+from bitroute.quantization.model import quantized_linears
+from bitroute.quantization.quantize import Calibration, quantize_model
+from bitroute.quantization.scheme import Scheme
+
+CONFIG = Qwen3Config(
+    vocab_size=64,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=32,
+)
+NAMES = [f"self_attn.{part}_proj" for part in "qkvo"] + [f"mlp.{part}_proj" for part in ("gate", "up", "down")]
+
+
+def tokens(seed: int, rows: int = 8) -> Tensor:
+    """Few distinct tokens, so that activations are correlated."""
+    return torch.randint(0, 12, (rows, 32), generator=torch.Generator().manual_seed(seed))
+
+
+def calibration() -> Calibration[Qwen3]:
+    return Calibration([tokens(1), tokens(2)], sequence_logits, "twelve random tokens")
+
+
+@pytest.fixture
+def model() -> Qwen3:
+    torch.manual_seed(0)
+    return Qwen3(CONFIG).eval()
+
+
+def test_every_block_layer_is_rounded_and_nothing_else(model: Qwen3) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    variant = quantize_model(model, Scheme(3, 32, "rtn"))
+    assert set(quantized_linears(variant)) == {f"model.layers.{i}.{name}" for i in range(2) for name in NAMES}
+    for name, layer in quantized_linears(variant).items():
+        weight = before[f"{name}.weight"]
+        grid = fit(weight, 3, 32)
+        assert torch.equal(layer.weight(), decode(encode(weight, grid), grid))
+    assert variant.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_gptq_calibrates_each_layer_on_what_quantized_layers_feed_it(model: Qwen3) -> None:
+    """Layer by layer by hand: the variant's own inputs to a layer give the Hessian that its codes were chosen with."""
+    variant = quantize_model(model, Scheme(2, 32, "gptq"), calibration())
+    for name in ("model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.o_proj", "model.layers.1.mlp.down_proj"):
+        hessian = Hessian(model.get_submodule(name).weight.shape[1], torch.device("cpu"))
+        hook = variant.get_submodule(name).register_forward_pre_hook(lambda _, args, hessian=hessian: hessian.add(args[0]))
+        with torch.no_grad():
+            for batch in calibration().batches:
+                sequence_logits(variant, batch)
+        hook.remove()
+        weight = model.get_submodule(name).weight
+        expected = gptq(weight, fit(weight, 2, 32), hessian.matrix)
+        assert torch.equal(quantized_linears(variant)[name].codes, expected)
+
+
+def test_gptq_keeps_the_output_closer_than_rounding_to_nearest(model: Qwen3) -> None:
+    held_out = tokens(3)
+    with torch.no_grad():
+        reference = sequence_logits(model, held_out)
+        errors = {
+            method: float((sequence_logits(quantize_model(model, scheme, calibration()), held_out) - reference).square().mean())
+            for method, scheme in {m: Scheme(3, 32, m) for m in ("rtn", "gptq")}.items()
+        }
+    assert errors["gptq"] < 0.35 * errors["rtn"]
+
+
+def test_it_is_deterministic(model: Qwen3) -> None:
+    first, second = (quantize_model(model, Scheme(4, 64, "gptq"), calibration()).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_model_that_cannot_be_quantized_so_is_refused_before_any_work(model: Qwen3) -> None:
+    with pytest.raises(ConfigError, match="w4g64-gptq: GPTQ needs calibration batches"):
+        quantize_model(model, Scheme(4, 64, "gptq"))
+    with pytest.raises(
+        ConfigError, match=r"layers.0.self_attn.q_proj: 64 inputs do not divide into groups of 128 \(w4g128-rtn\)"
+    ):
+        quantize_model(model, Scheme(4, 128, "rtn"))
+
+
+def test_broken_weights_activations_and_calibrations_are_named(model: Qwen3) -> None:
+    silent = Calibration[Qwen3](
+        [tokens(1)], lambda m, batch: m.model.layers[0].mlp(m.model.embed_tokens(batch)), "half a model"
+    )
+    with pytest.raises(DataError, match=r"self_attn.k_proj: calibration \(half a model\) never runs this layer"):
+        quantize_model(model, Scheme(4, 64, "gptq"), silent)
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")  # after the blocks: harmless
+        quantize_model(model, Scheme(4, 64, "gptq"), calibration())
+        model.model.layers[1].input_layernorm.weight[0] = float("nan")
+        with pytest.raises(DataError, match=r"model.layers.1.self_attn.q_proj: calibration activations are not finite"):
+            quantize_model(model, Scheme(4, 64, "gptq"), calibration())
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+        with pytest.raises(DataError, match=r"model.layers.0.mlp.up_proj: a weight is not finite"):
+            quantize_model(model, Scheme(4, 64, "rtn"))
+
+
+def test_no_hook_stays_behind(model: Qwen3) -> None:
+    variant = quantize_model(model, Scheme(4, 64, "gptq"), calibration())
+    assert not any(module._forward_pre_hooks for m in (model, variant) for module in m.modules())
