@@ -18,8 +18,7 @@ from bitroute.episode import Observation, Transition
 
 NOTHING_HAPPENS = "Nothing happens."
 
-HELP = """
-Available commands:
+HELP = """Available commands:
   look:                             look around your current location
   inventory:                        check your current inventory
   go to (receptacle):               move to a receptacle
@@ -330,17 +329,9 @@ class World:
         if receptacle >= 0:
             return self._show(receptacle)
         thing = self._house.thing_numbers.get(name, -1)
-        if thing < 0 or not (thing == self._held or self._visible() >> thing & 1):
-            return None
-        return self._describe(thing)
-
-    def _visible(self) -> int:
-        """The things in the accessible receptacles at the agent's location."""
-        seen = 0
-        for receptacle in self._house.here[self._place]:
-            if self._accessible(receptacle):
-                seen |= self._inside[receptacle]
-        return seen
+        # Only what the agent holds can be examined: the domain means to allow what it sees as well, but asks for a place of
+        # the type `location,` (with the comma), of which there is none.
+        return self._describe(thing) if 0 <= thing == self._held else None
 
     def _describe(self, thing: int) -> str:
         house = self._house
@@ -442,19 +433,13 @@ class World:
         closed = [r for r in here if house.openable >> r & 1 and not self._opened >> r & 1]
         accessible = [r for r in here if r not in closed]
 
-        visible = 0
-        for receptacle in accessible:
-            visible |= self._inside[receptacle]
-        examine = [house.thing_names[t] for t in _bits(visible | (1 << held if held >= 0 else 0))]
-        examine += [names[r] for r in here]
-
-        commands = ["examine " + name for name in sorted(examine)]
-        commands += house.goto[self._place]
-        commands += ("help", "inventory", "look")
-        commands += sorted("open " + names[r] for r in closed)
-        commands += sorted("close " + names[r] for r in opened)
+        commands = ["help", "inventory", "look", *house.goto[self._place]]
+        commands += ["examine " + names[r] for r in here]
+        commands += ["open " + names[r] for r in closed]
+        commands += ["close " + names[r] for r in opened]
         if held >= 0:
             thing = house.thing_names[held]
+            commands.append("examine " + thing)
             bit = 1 << held
             for verb, ability, places in (
                 ("clean", "cleanable", house.cleaners),

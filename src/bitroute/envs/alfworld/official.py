@@ -1,0 +1,75 @@
+"""The official ALFWorld engine behind the same interface as the native one. Needs the extra: pip install 'bitroute[alfworld]'.
+
+It plays the game file itself, with that file's own domain and grammar, through textworld; it is the oracle of the differential
+test and about a thousand times slower than `World`. It is not thread-safe (textworld's parser is one global object): use
+processes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from bitroute.envs.alfworld.game import AlfworldTask
+from bitroute.episode import Observation, Transition
+from bitroute.errors import CapabilityError, DataError
+
+
+class OfficialWorld:
+    """One game in the official engine. Raises CapabilityError when the extra is not installed."""
+
+    def __init__(self) -> None:
+        try:
+            with _guarded():
+                import textworld  # noqa: PLC0415
+                from alfworld.agents.environment.alfred_tw_env import AlfredDemangler  # noqa: PLC0415
+                from textworld.envs import PddlEnv  # noqa: PLC0415
+        except ImportError as error:
+            raise CapabilityError(
+                f"the official ALFWorld engine is not installed ({error}): pip install 'bitroute[alfworld]'"
+            ) from error
+        self._engine: Any = AlfredDemangler(PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True)))
+        self._task: AlfworldTask | None = None
+        self._history: list[str] = []
+        self._done = False
+
+    def reset(self, task: AlfworldTask) -> Observation:
+        """Load the task's game file (about a second) and start it. Raises DataError for a task without `source`."""
+        if task.source is None:
+            raise DataError(f"{task.id}: the official engine plays game files, and this task has no source")
+        with _guarded():
+            if task != self._task:
+                self._engine.load(task.source)
+            state = self._engine.reset()
+        self._task, self._history, self._done = task, [], False
+        return Observation(state.feedback, tuple(state["admissible_commands"]))
+
+    def step(self, action: str) -> Transition:
+        """Play one command (about 0.1 s). The reward is 1.0 on the winning step only; `done` stays true from then on."""
+        with _guarded():
+            state, _, won = self._engine.step(action)
+        self._history.append(action)
+        reward = float(won and not self._done)
+        self._done = self._done or bool(won)
+        return Transition(Observation(state.feedback, tuple(state["admissible_commands"])), reward, self._done)
+
+    def copy(self) -> Self:
+        """A new engine brought to the same state by playing the same commands: seconds, not microseconds."""
+        twin = type(self)()
+        if self._task is not None:
+            twin.reset(self._task)
+            for action in self._history:
+                twin.step(action)
+        return twin
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Undo what the translator does to the process: it overwrites `sys.argv`."""
+    arguments = sys.argv
+    try:
+        yield
+    finally:
+        sys.argv = arguments
