@@ -46,7 +46,7 @@ def test_the_buffers_take_the_bits_they_name_and_four_bytes_a_group(bits: int) -
 def test_a_slice_is_the_top_bits_of_the_same_codes_on_the_same_storage(bits: int, low: int) -> None:
     nested, plain = layer(bits, (low, bits - low)), layer(bits)
     assert torch.equal(nested.codes, plain.codes)
-    assert torch.equal(nested.weight(), plain.weight())
+    assert torch.equal(nested.dequantize(), plain.dequantize())
     sliced = nested.slice(low)
     assert sliced.bits == low
     assert torch.equal(sliced.codes, plain.codes >> (bits - low))
@@ -54,8 +54,8 @@ def test_a_slice_is_the_top_bits_of_the_same_codes_on_the_same_storage(bits: int
     assert sliced.scale.data_ptr() == nested.scale.data_ptr()
     assert [name for name, _ in sliced.named_buffers()] == ["plane0", "scale", "offset"]
     grid = fit(weights(), bits, 64)
-    assert torch.equal(sliced.weight(), decode(plain.codes >> (bits - low), grid, bits - low))
-    worst = (sliced.weight() - plain.weight()).abs().view(48, 2, 64).amax(-1)
+    assert torch.equal(sliced.dequantize(), decode(plain.codes >> (bits - low), grid, bits - low))
+    worst = (sliced.dequantize() - plain.dequantize()).abs().view(48, 2, 64).amax(-1)
     assert bool((worst <= grid.scale.float() * (2 ** (bits - low) - 1) / 2 * 1.0001).all())
 
 
@@ -66,13 +66,13 @@ def test_a_slice_where_no_plane_ends_is_refused() -> None:
 
 def test_moving_to_another_dtype_leaves_codes_and_grid_alone() -> None:
     packed = layer(4, bias=True)
-    before = packed.weight()
+    before = packed.dequantize()
     packed.materialize(torch.float32)
     packed.to(torch.bfloat16)
     assert packed.bias is not None and packed.dense is not None
     assert packed.bias.dtype == packed.dense.dtype == torch.bfloat16
     assert packed.scale.dtype == packed.offset.dtype == torch.float16
-    assert torch.equal(packed.weight(), before)
+    assert torch.equal(packed.dequantize(), before)
 
 
 def test_the_state_dict_leaves_the_dense_copy_out() -> None:

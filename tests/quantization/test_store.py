@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bitroute.errors import BitrouteError, CapabilityError, ConfigError, DataError
-from bitroute.quantization import store
 from bitroute.quantization.fingerprint import fingerprint
 from bitroute.quantization.model import memory_bytes, quantized_linears, slice_model
 from bitroute.quantization.quantize import quantize_model
@@ -164,17 +164,16 @@ def test_a_save_that_fails_or_is_interrupted_leaves_the_old_file_and_nothing_els
     whole = path.read_bytes()
 
     def break_with(error: BaseException) -> None:
-        def half_written(tensors: object, target: Path, metadata: object) -> None:
-            target.write_bytes(b"half")
+        def broken(_: int) -> None:
             raise error
 
-        monkeypatch.setattr(store, "save_file", half_written)
+        monkeypatch.setattr(os, "fsync", broken)
 
     def save() -> None:
         save_variant(path, variant, Scheme(4, 64, "rtn"), model="x")
 
     break_with(OSError(28, "No space left on device"))
-    assert f"{path}: cannot be written" in refused(save, DataError)
+    assert refused(save, DataError) == f"cannot write {path}: No space left on device"
     break_with(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         save()
@@ -185,9 +184,8 @@ def test_a_save_that_fails_or_is_interrupted_leaves_the_old_file_and_nothing_els
 def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     variant = quantize_model(make(), Scheme(4, 64, "rtn"))
     (tmp_path / "file").write_text("")
-    for path in (tmp_path / "absent" / "variant", tmp_path / "file" / "variant"):
-        message = refused(lambda path=path: save_variant(path, variant, Scheme(4, 64, "rtn"), model="x"), DataError)
-        assert f"{path}: cannot be written" in message
+    path = tmp_path / "file" / "variant"
+    assert f"cannot write {path}" in refused(lambda: save_variant(path, variant, Scheme(4, 64, "rtn"), model="x"), DataError)
     assert names(tmp_path) == ["file"]
 
 

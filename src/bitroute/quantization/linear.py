@@ -73,14 +73,14 @@ class QuantizedLinear(nn.Module):
             codes = (codes << width) | unpack(plane, width)
         return codes
 
-    def weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The decoded weight [outputs, inputs]: computed in float32, then rounded to `dtype`."""
         grid = Grid(self.scale, self.offset, self.grid_bits)
         return decode(self.codes, grid, self.grid_bits - self.bits).to(dtype)
 
     def materialize(self, dtype: torch.dtype) -> None:
         """Keep the decoded weight in memory: faster, and no longer small. It counts in `memory_bytes`; files leave it out."""
-        self.dense = self.weight(dtype)
+        self.dense = self.dequantize(dtype)
 
     def slice(self, bits: int) -> QuantizedLinear:
         """The layer of the top `bits` bits, on the same storage. Raises CapabilityError where no plane ends there."""
@@ -89,7 +89,7 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., inputs] -> [..., outputs], in the dtype of x."""
-        return F.linear(x, self.weight(x.dtype) if self.dense is None else self.dense, self.bias)
+        return F.linear(x, self.dequantize(x.dtype) if self.dense is None else self.dense, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, planes of {self.widths} bits on a grid of {self.grid_bits} bits"

@@ -7,13 +7,12 @@ its fingerprint: a variant of another model with the same shapes is refused.
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from bitroute.errors import CapabilityError, ConfigError, DataError
@@ -22,6 +21,7 @@ from bitroute.quantization.grid import Grid
 from bitroute.quantization.linear import QuantizedLinear
 from bitroute.quantization.model import M, block_linears, quantized_linears, replace, share
 from bitroute.quantization.scheme import Scheme, top_planes
+from bitroute.store.files import write_atomic
 
 FORMAT = "bitroute-variant-1"
 
@@ -37,7 +37,8 @@ class VariantInfo:
 
 
 def save_variant(path: Path, variant: nn.Module, scheme: Scheme, *, model: str, calibration: str = "") -> VariantInfo:
-    """Write `variant`, made with `scheme` from the model of fingerprint `model`, to `path`; whole or not at all.
+    """Write `variant`, made with `scheme` from the model of fingerprint `model`, to `path`, directories included; whole or not
+    at all.
 
     `calibration` says in a few words what GPTQ was calibrated on. Raises ConfigError when `variant` is not stored as `scheme`
     says, DataError when the file cannot be written.
@@ -50,16 +51,9 @@ def save_variant(path: Path, variant: nn.Module, scheme: Scheme, *, model: str, 
     if not tensors:
         raise ConfigError(f"{type(variant).__name__} has no quantized layers to save")
     about = {"format": FORMAT, "scheme": str(scheme), "model": model, "calibration": calibration}
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file(tensors, partial, metadata={"bitroute": json.dumps(about)})
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be written ({error})") from error
-    finally:
-        with suppress(OSError):  # what the writing itself failed with says more
-            partial.unlink(missing_ok=True)
-    return VariantInfo(scheme, model, calibration, path.stat().st_size)
+    data = save(tensors, metadata={"bitroute": json.dumps(about)})
+    write_atomic(path, data)
+    return VariantInfo(scheme, model, calibration, len(data))
 
 
 def read_info(path: Path) -> VariantInfo:
