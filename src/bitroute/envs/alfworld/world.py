@@ -34,6 +34,7 @@ HELP = """Available commands:
   slice (object) with (object):     slice an object using a sharp object
 """
 
+_MIDDLE = "You are in the middle of a room. Looking quickly around you, you see {}."
 _CLEANERS = ("sinktype", "sinkbasintype")
 _KNIVES = ("knife", "butterknife")
 
@@ -73,7 +74,6 @@ class _House:
         "initial",
         "knives",
         "lamps",
-        "opening",
         "openable",
         "place_of",
         "receptacle_names",
@@ -146,7 +146,6 @@ class _House:
         self.goal_parents = [i for i, r in enumerate(receptacles) if r.type.lower() == parent]
         lamp = (goal.lamp or "").lower()
         self.lamps = self.flags["toggleable"] & sum(1 << i for i, t in enumerate(things) if t.type.lower() == lamp)
-        self.opening = f"-= Welcome to TextWorld, ALFRED! =-\n\n{{}}\n\n{goal.text}"
 
 
 class World:
@@ -189,7 +188,12 @@ class World:
         self._clean = self._hot = self._sliced = self._toggled = 0
         self._cool = house.flags["cool"]
         self._done = False
-        return Observation(house.opening.format(self._look()), self._admissible())
+        if house.here[0]:
+            surroundings = self._look()
+        else:
+            surroundings = _MIDDLE.format(_listing(["a " + name for name in house.receptacle_names]))
+        opening = f"-= Welcome to TextWorld, ALFRED! =-\n\n{surroundings}\n\n{task.game.goal.text}"
+        return Observation(opening, self._admissible())
 
     def step(self, action: str) -> Transition:
         """Play one command; anything that is not admissible, to the letter, is answered with `Nothing happens.`"""
@@ -259,8 +263,8 @@ class World:
         house = self._house
         here = house.here[self._place]
         if not here:
-            seen = _listing(["a " + name for name in house.receptacle_names])
-            return f"You are in the middle of a room. Looking quickly around you, you see {seen}."
+            # In the official grammar only the opening lists the room: `look` asks for receptacles at the agent's own place.
+            return _MIDDLE.format("nothing")
         facing = _listing([house.receptacle_names[r] for r in here])
         # The official text lists what lies here and is known not to be in a receptacle here: only a thing taken from a
         # receptacle and put into another one at the same location, once for each such receptacle.
