@@ -78,9 +78,9 @@ class Signals:
 class Sensitivity:
     """KL(high || low) over the action that the high variant takes here, teacher-forced; nats.
 
-    `kl_sum`, `kl_mean` and `kl_max` are over the action's choices, after the constraint; `raw_sum` is over all its tokens before
-    the constraint. `action` is high's action, `agrees` says whether low's own action is the same. `exact` is the divergence of
-    the two distributions over whole actions, where it was computed.
+    `kl_sum`, `kl_mean` and `kl_max` are over the action's choices, after the constraint; `raw_sum` is over all its tokens
+    before the constraint. `action` is high's action, `agrees` says whether low's own action is the same. `exact` is the
+    divergence of the two distributions over whole actions, where it was computed.
     """
 
     kl_sum: float
@@ -110,8 +110,8 @@ class Decision:
 class Step:
     """One played step. `message` is the user message that the agent sent, `action` what the environment received.
 
-    `probe_usage` is what the router's own measurements cost; `usage` is the generation itself. `sensitivity` is the label of the
-    step, where one was taken (it costs nothing here: labels are not part of playing).
+    `probe_usage` is what the router's own measurements cost; `usage` is the generation itself. `sensitivity` is the label of
+    the step, where one was taken (it costs nothing here: labels are not part of playing).
     """
 
     message: str

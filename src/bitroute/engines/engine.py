@@ -63,6 +63,7 @@ class Engine(Protocol):
     ladder: tuple[str, ...]
     capabilities: frozenset[Capability]
     cache_mode: CacheMode
+    max_length: int  # positions of a context
     fingerprint: str  # of the model's weights: caches and routers of another model are refused by it
 
     def open(self) -> Any:
