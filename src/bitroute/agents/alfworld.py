@@ -6,14 +6,15 @@ It knows the game's texts and one tokenizer, no simulator and no model. An episo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
 from bitroute.agents.constraint import Trie
-from bitroute.agents.tokenizer import ASSISTANT, END, USER, Tokenizer
+from bitroute.agents.tokenizer import ASSISTANT, END, USER, Tokenizer, train_tokenizer
 from bitroute.envs.alfworld.game import TaskKind
 from bitroute.envs.alfworld.goal import goal_sentence, read_goal
+from bitroute.envs.alfworld.rooms import FLOOR, FURNITURE, STOCK
 from bitroute.episode import Message, Observation
 
 WELCOME: Final = "-= Welcome to TextWorld, ALFRED! =-"
@@ -27,6 +28,12 @@ _WORDS: Final = {
     TaskKind.TWO: "two",
     TaskKind.LOOK: "look",
 }
+
+
+# The commands that win games; the others (look, inventory, examine, slice, help) may be several tokens.
+_VERBS: Final = ("go", "take", "move", "open", "close", "use", "heat", "cool", "clean")
+
+VOCABULARY: Final = 768
 
 
 class AlfworldAgent:
@@ -102,23 +109,16 @@ def reminder(opening: str) -> str:
     return f"\nGoal: {goal.parent or goal.lamp} {_WORDS[goal.kind]} {goal.target}"
 
 
-def required_words(names: Sequence[str], numbers: int = 50) -> list[str]:
-    """What must be one token each: names of receptacle and object types, the numbers up to `numbers`, the actions' words."""
-    spaced = [*names, *map(str, range(1, numbers + 1)), *_WORDS.values(), "to", "from", "with"]
-    verbs = [
-        "go",
-        "take",
-        "move",
-        "open",
-        "close",
-        "use",
-        "heat",
-        "cool",
-        "clean",
-        "slice",
-        "examine",
-        "look",
-        "inventory",
-        "help",
-    ]
-    return [f" {word}" for word in spaced] + verbs
+def train_alfworld_tokenizer(texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer of ALFWorld's texts: at most `VOCABULARY` ids; one for each word of `vocabulary` and for usual words."""
+    return train_tokenizer(texts, VOCABULARY, vocabulary())
+
+
+def vocabulary() -> list[str]:
+    """What must be one token: the names of all receptacles and of the objects that lie in them, the numbers 1 to 50, the words
+    of goals and of the commands that win; as they are written, with their leading space unless they begin a command."""
+    furniture = {place for room in FURNITURE.values() for place in room}
+    things = {thing for room in STOCK.values() for thing, facts in room.items() if set(facts.places) != {FLOOR}}
+    names = sorted(name.lower() for name in furniture | things)
+    numbers = [str(number) for number in range(1, 51)]
+    return [f" {word}" for word in [*names, *numbers, *_WORDS.values(), "to", "from", "with"]] + list(_VERBS)

@@ -107,8 +107,14 @@ def _storable(game: Game) -> frozenset[str]:
 
 
 def _stray(chance: random.Random, admissible: tuple[str, ...], storable: frozenset[str]) -> str:
-    """A random command: first its sort by the weights above, then one of that sort; anything where there is none of it."""
-    sensible = [command for command in admissible if not command.startswith("take ") or kind_of(command[5:]) in storable]
+    """A random command: first its sort by the weights above, then one of that sort; anything where there is none of it.
+
+    Never `help`, whose answer is as long as six others and says nothing.
+    """
+    sensible = [
+        command
+        for command in admissible
+        if command != "help" and (not command.startswith("take ") or kind_of(command[5:]) in storable)
+    ]
     starts = chance.choices([starts for _, starts in _STRAY], [weight for weight, _ in _STRAY])[0]
-    of_sort = [command for command in sensible if command.startswith(starts)]
-    return chance.choice(of_sort or sensible)
+    return chance.choice([command for command in sensible if command.startswith(starts)] or sensible)
