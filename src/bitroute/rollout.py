@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from bitroute.agents.agent import Agent
 from bitroute.agents.constraint import Trie
 from bitroute.engines.engine import Engine, Generation, Sampling
 from bitroute.envs.environment import Environment
-from bitroute.episode import Decision, Episode, Observation, Sensitivity, Signals, Step, Task, View
+from bitroute.episode import Decision, Episode, Observation, Sensitivity, Signals, Step, Task, Usage, View
 from bitroute.errors import CapabilityError
 from bitroute.routers.router import Probe, Router
 from bitroute.training.sensitivity import isolated, measure
@@ -51,7 +52,7 @@ class Player:
     engine: Engine
     router: Router
     max_steps: int = 50
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     constrained: bool = True
     label: bool = False
 
@@ -99,9 +100,8 @@ class Player:
                 running.forced = None
         generations = self._generate(contexts, [d.variant for d in decisions], tries, probed)
         for index, running in enumerate(runnings):
-            spent = ()
-            if probed and decisions[index].variant != engine.ladder[0]:
-                spent = (probed[index].usage,)
+            wasted = probed is not None and decisions[index].variant != engine.ladder[0]
+            spent = (probed[index].usage,) if probed and wasted else ()
             self._act(running, decisions[index], generations[index], spent, labels[index])
 
     def finish(self, running: Running, policy: str) -> Episode:
@@ -140,7 +140,7 @@ class Player:
         running: Running,
         decision: Decision,
         generation: Generation,
-        spent: tuple[Any, ...],
+        spent: tuple[Usage, ...],
         label: Sensitivity | None,
     ) -> None:
         """Play the generated action in the environment and note the step."""
@@ -190,10 +190,7 @@ def play(player: Player, jobs: Iterable[tuple[Task, int]], policy: str, batch: i
     queue = iter(jobs)
     running: list[Running] = []
     while True:
-        for task, seed in queue:
-            running.append(player.start(task, seed))
-            if len(running) >= batch:
-                break
+        running += [player.start(task, seed) for task, seed in islice(queue, batch - len(running))]
         if not running:
             return
         ready = [r for r in running if not r.done]

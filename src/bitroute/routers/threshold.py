@@ -1,0 +1,81 @@
+"""Routers that score the coming step and compare the score with thresholds: one per rung of the ladder above the lowest.
+
+A score is any number that grows with the need for precision. Deterministic use takes the highest rung whose threshold the score
+exceeds. Sampled use (GRPO, exploration) draws from the ordered logit model, P(at least rung i) = sigmoid(score - threshold i):
+for two variants a plain Bernoulli draw. Moving the thresholds by one number moves the budget, so one trained router serves
+every K.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bitroute.episode import Decision, View
+from bitroute.errors import ConfigError
+from bitroute.routers.router import Probe
+
+
+@dataclass(slots=True)
+class Scored:
+    """An episode's state: its random generator and whatever the scorer remembers."""
+
+    random: random.Random
+    memory: Any = None
+
+
+class ThresholdRouter:
+    """Base class: a subclass says how to score (`scores`) and what to remember (`remember`)."""
+
+    name = "threshold"
+    probes: frozenset[Probe] = frozenset()
+
+    def __init__(self, variants: Sequence[str], thresholds: float | Sequence[float] = 0.0, *, sample: bool = False) -> None:
+        if len(variants) < 2:
+            raise ConfigError("a router needs at least two variants to choose from")
+        self.variants = tuple(variants)
+        self.sample = sample
+        self.thresholds: tuple[float, ...] = ()
+        self.set_thresholds(thresholds)
+
+    def set_thresholds(self, thresholds: float | Sequence[float]) -> None:
+        """One number for all rungs, or an ascending one per rung above the lowest."""
+        rungs = len(self.variants) - 1
+        values = (float(thresholds),) * rungs if isinstance(thresholds, int | float) else tuple(map(float, thresholds))
+        if len(values) != rungs or list(values) != sorted(values):
+            raise ConfigError(f"thresholds {values}: want {rungs} ascending numbers for {len(self.variants)} variants")
+        self.thresholds = values
+
+    def begin(self, seed: int) -> Scored:
+        """A fresh state."""
+        return Scored(random.Random(seed), self.remember())
+
+    def remember(self) -> Any:
+        """What the scorer keeps for one episode; nothing by default."""
+        return None
+
+    def scores(self, views: Sequence[View], states: Sequence[Scored]) -> list[float]:
+        """One score per view."""
+        raise NotImplementedError
+
+    def decide(self, views: Sequence[View], states: Sequence[Scored]) -> list[Decision]:
+        """Scores against thresholds, or draws from the ordered logit model when `sample` is on."""
+        decisions = []
+        for score, state in zip(self.scores(views, states), states, strict=True):
+            if self.sample:
+                at_least = [1.0, *(sigmoid(score - t) for t in self.thresholds), 0.0]
+                draw = state.random.random()
+                rung = sum(draw < p for p in at_least) - 1
+                propensity = at_least[rung] - at_least[rung + 1]
+            else:
+                rung, propensity = sum(score > t for t in self.thresholds), 1.0
+            decisions.append(Decision(self.variants[rung], score, self.name, propensity))
+        return decisions
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)) without overflow."""
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
