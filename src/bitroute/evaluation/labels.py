@@ -1,0 +1,113 @@
+"""What a set of sensitivity labels says as a whole: how skewed the KL is, and on which actions it sits.
+
+It sees labels through a small protocol and neither model nor router behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy.stats import rankdata
+
+TOP_SHARE = 0.2
+
+
+class SensitivityLabel(Protocol):
+    """One labelled step: KL(high || low) summed over its action tokens (nats), and whether low would act the same."""
+
+    @property
+    def kl_sum(self) -> float: ...
+    @property
+    def verb(self) -> str: ...
+    @property
+    def low_agrees(self) -> bool: ...
+    @property
+    def exact_kl(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class VerbSensitivity:
+    """Steps whose action begins with `verb`: KL quantiles, their part of all KL, how often low would act otherwise."""
+
+    verb: str
+    steps: int
+    median: float
+    p90: float
+    mean: float
+    mass: float
+    disagree: float
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSummary:
+    """KL in nats. `top_mass` is the share of all KL held by the most sensitive fifth of the steps.
+
+    `exact_agreement` is the rank correlation (Spearman) of the label with the exact action-level KL over the `exact` steps
+    that have one; None for fewer than three of them, or when either is constant.
+    """
+
+    steps: int
+    median: float
+    p90: float
+    p99: float
+    mean: float
+    top_mass: float
+    disagree: float
+    exact: int
+    exact_agreement: float | None
+    verbs: tuple[VerbSensitivity, ...]
+
+
+def summarise(labels: Sequence[SensitivityLabel]) -> LabelSummary:
+    """Summarise labels; verbs come by their part of all KL, largest first. Raises ValueError when there are none."""
+    if not labels:
+        raise ValueError("there are no sensitivity labels to summarise")
+    kl = np.array([label.kl_sum for label in labels], dtype=np.float64)
+    differs = np.array([not label.low_agrees for label in labels])
+    names = np.array([label.verb for label in labels])
+    total = float(kl.sum())
+    verbs = []
+    for verb in sorted(set(names.tolist())):
+        part = kl[names == verb]
+        verbs.append(
+            VerbSensitivity(
+                verb=verb,
+                steps=len(part),
+                median=float(np.median(part)),
+                p90=float(np.quantile(part, 0.9)),
+                mean=float(part.mean()),
+                mass=float(part.sum()) / total if total > 0 else 0.0,
+                disagree=float(differs[names == verb].mean()),
+            )
+        )
+    pairs = [(label.kl_sum, label.exact_kl) for label in labels if label.exact_kl is not None]
+    return LabelSummary(
+        steps=len(kl),
+        median=float(np.median(kl)),
+        p90=float(np.quantile(kl, 0.9)),
+        p99=float(np.quantile(kl, 0.99)),
+        mean=float(kl.mean()),
+        top_mass=float(concentration(kl)[round(TOP_SHARE * len(kl))]),
+        disagree=float(differs.mean()),
+        exact=len(pairs),
+        exact_agreement=_spearman(pairs),
+        verbs=tuple(sorted(verbs, key=lambda v: -v.mass)),
+    )
+
+
+def concentration(kl: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Share of all KL held by the k most sensitive steps, k = 0 .. n: [n + 1]. All zeros when there is no KL at all."""
+    running = np.concatenate([[0.0], np.cumsum(np.sort(kl)[::-1])])
+    return running / running[-1] if running[-1] > 0 else running
+
+
+def _spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
+    if len(pairs) < 3:
+        return None
+    ranks = [rankdata([pair[side] for pair in pairs]) for side in (0, 1)]
+    if any(np.ptp(r) == 0 for r in ranks):
+        return None
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

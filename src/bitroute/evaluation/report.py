@@ -1,0 +1,203 @@
+"""The report of an experiment: one HTML page that needs nothing beside it, its figures as PNG, and `report.json`.
+
+It arranges what `evaluate.py` and the labels say; no figure on the page is computed here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitroute.episode import Episode
+from bitroute.errors import ConfigError, DataError
+from bitroute.evaluation.document import document
+from bitroute.evaluation.labels import SensitivityLabel, summarise
+from bitroute.evaluation.results import Evaluation, Role
+from bitroute.evaluation.tables import conclusions, p_against, p_value, percent, percent_interval
+from bitroute.store.files import write_atomic
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from bitroute.evaluation import figures
+except ModuleNotFoundError as error:
+    raise ConfigError(f"reports need {error.name}: pip install 'bitroute[report]'") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleEpisode:
+    """An episode to be shown step by step. `kl` holds KL(high || low) of each step in nats, None where it was not measured."""
+
+    episode: Episode
+    kl: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    name: str
+    svg: str
+    png: bytes
+    caption: str
+
+
+def write_report(
+    directory: Path,
+    results: Sequence[Evaluation],
+    sensitivity_labels: Sequence[SensitivityLabel] = (),
+    example_episodes: Sequence[ExampleEpisode] = (),
+    meta: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `report.html`, `report.json` and `figures/*.png` into `directory`, each file whole or not at all.
+
+    `meta` (JSON values by name: command, commit, seeds, tau ...) is shown as a table and stored; its `title` heads the page.
+    Raises DataError without results, for an example whose KL values do not match its steps, for `meta` that is no JSON, and
+    when the disk refuses.
+    """
+    if not results:
+        raise DataError("a report needs at least one evaluation")
+    for example in example_episodes:
+        if len(example.kl) != len(example.episode.steps):
+            raise DataError(
+                f"example episode of task {example.episode.task_id}: {len(example.kl)} KL values for "
+                f"{len(example.episode.steps)} steps"
+            )
+    meta = dict(meta or {})
+    labels = summarise(sensitivity_labels) if sensitivity_labels else None
+    try:
+        text = json.dumps(document(results, labels, meta), indent=1, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise DataError(f"report meta cannot be stored as JSON: {error}") from error
+    drawn: list[_Figure] = []
+    sections = [_section(i, evaluation, drawn) for i, evaluation in enumerate(results)]
+    kl_figure = _draw_kl(sensitivity_labels, drawn) if labels else None
+    examples = [_example(i, example, results[0], drawn) for i, example in enumerate(example_episodes)]
+    page = (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            title=meta.get("title", "Every step at the precision it needs"),
+            theme=figures.THEME,
+            sections=sections,
+            labels=labels,
+            kl_figure=kl_figure,
+            examples=examples,
+            meta={key: value for key, value in meta.items() if key != "title"},
+        )
+    )
+    for figure in drawn:
+        write_atomic(directory / "figures" / f"{figure.name}.png", figure.png)
+    write_atomic(directory / "report.json", text)
+    write_atomic(directory / "report.html", page)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("bitroute.evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, percent_interval=percent_interval, p_value=p_value, plain=_plain)
+    environment.globals.update(p_against=p_against)
+    return environment
+
+
+def _plain(value: Any) -> str:
+    """A value of `meta` as one readable line."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _draw(name: str, draw: figures.Draw, size: tuple[float, float], caption: str, drawn: list[_Figure]) -> _Figure:
+    figure = _Figure(name, figures.svg(draw, size, name), figures.png(draw, size), caption)
+    drawn.append(figure)
+    return figure
+
+
+def _section(index: int, evaluation: Evaluation, drawn: list[_Figure]) -> dict[str, Any]:
+    return {
+        "evaluation": evaluation,
+        "splits": [_split(f"{index}-{number}", evaluation, split, drawn) for number, split in enumerate(evaluation.splits())],
+    }
+
+
+def _split(name: str, evaluation: Evaluation, split: str, drawn: list[_Figure]) -> dict[str, Any]:
+    high, low = evaluation.reference, evaluation.low
+    routed = [row for row in evaluation.table(split) if row.role in (Role.LEARNED, Role.ORACLE)]
+    found = [
+        _draw(
+            f"pareto-{name}",
+            figures.pareto(evaluation, split),
+            (8.2, 5.4),
+            f"Up and to the left is better: more tasks solved with fewer steps at {evaluation.ladder[-1]}. A point above a "
+            "rule's line does better than that rule at the same share of high-precision steps. Bars are 95 % intervals over "
+            f"tasks; the shaded bands are those of {high} and {low}. An oracle (star, dashed) reads what no router can know "
+            "beforehand: it shows how much room there is, and is no competitor.",
+            drawn,
+        )
+    ]
+    if evaluation.cost_unit != "high steps":
+        found.append(
+            _draw(
+                f"cost-{name}",
+                figures.pareto(evaluation, split, against_cost=True),
+                (8.2, 5.0),
+                "The same policies by what they cost, probes and router decisions included. A policy that asks for "
+                "measurements before it decides moves to the right here.",
+                drawn,
+            )
+        )
+    if routed:
+        found.append(
+            _draw(
+                f"spending-{name}",
+                figures.spending(evaluation, split),
+                (8.2, 4.2),
+                "Where on the trajectory high precision was spent: every episode is cut into ten equal parts. A flat line "
+                "means that the policy pays no attention to how far the episode has come.",
+                drawn,
+            )
+        )
+    spent = [s for s in evaluation.spending if s.split == split and s.policy in {row.policy for row in routed}]
+    return {
+        "name": split,
+        "conclusions": conclusions(evaluation, split),
+        "figures": found,
+        "rows": evaluation.table(split),
+        "kinds": [(kind, evaluation.table(split, kind)) for kind in evaluation.kinds(split)],
+        "equal": [equal for equal in evaluation.equal_share if equal.split == split],
+        "spent": spent,
+        "verbs": sorted({v.verb for s in spent for v in s.verbs}),
+        "verb_shares": {s.policy: {v.verb: v for v in s.verbs} for s in spent},
+    }
+
+
+def _draw_kl(labels: Sequence[SensitivityLabel], drawn: list[_Figure]) -> _Figure:
+    return _draw(
+        "kl",
+        figures.kl_histogram(labels),
+        (9.2, 4.2),
+        "How far low precision departs from high, step by step (note the logarithmic axis). The more the mass on the right "
+        "comes from few steps, the more there is to win by paying for those alone; the curve beside it says how few.",
+        drawn,
+    )
+
+
+def _example(index: int, example: ExampleEpisode, evaluation: Evaluation, drawn: list[_Figure]) -> dict[str, Any]:
+    episode, highest = example.episode, evaluation.ladder[-1]
+    figure = _draw(
+        f"episode-{index}",
+        figures.episode_steps(episode, example.kl, highest),
+        (8.2, 1.4 + 0.27 * len(episode.steps)),
+        "One bar a step, as long as its KL, coloured by the precision that took it. A good router paints the long bars.",
+        drawn,
+    )
+    top = max([kl for kl in example.kl if kl is not None] or [0.0])
+    steps = [
+        {"step": step, "high": step.decision.variant == highest, "kl": kl, "width": 100 * kl / top if kl and top > 0 else 0.0}
+        for step, kl in zip(episode.steps, example.kl, strict=True)
+    ]
+    return {"episode": episode, "steps": steps, "figure": figure}
