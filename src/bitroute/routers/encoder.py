@@ -1,0 +1,249 @@
+"""The trained router: a small causal Transformer over the trajectory's text that keeps its own cache and reads only new tokens.
+
+It knows chat messages and its own tokenizer, no environment, and nothing of the language model but what past steps revealed:
+summaries of their log-probabilities can be given as extra input (`use_signals`). The score of a step is read where the agent's
+next action would begin. Paper: arXiv 2602.02711, whose router re-encodes the whole trajectory at every call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from bitroute.agents.tokenizer import ASSISTANT, END, USER, Tokenizer
+from bitroute.engines.kvcache import Cache, extend_cached
+from bitroute.engines.qwen3 import Attend, Qwen3, Qwen3Config
+from bitroute.episode import Episode, View
+from bitroute.errors import DataError
+from bitroute.routers.threshold import Scored, ThresholdRouter
+from bitroute.store.files import write_atomic
+
+SIGNAL_FEATURES: Final = 8
+
+
+def small(vocab_size: int) -> Qwen3Config:
+    """The default network: 0.29 M parameters with a vocabulary of 768."""
+    return Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=3,
+        head_dim=32,
+    )
+
+
+class EncoderNetwork(nn.Module):
+    """Backbone and head. Scores are logits of "this step needs high precision"."""
+
+    def __init__(self, config: Qwen3Config, *, use_signals: bool) -> None:
+        super().__init__()
+        self.use_signals = use_signals
+        self.backbone = Qwen3(config)
+        self.signals = nn.Linear(SIGNAL_FEATURES, config.hidden_size)
+        width = config.hidden_size
+        self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+        nn.init.zeros_(self.signals.weight)
+        nn.init.zeros_(self.signals.bias)
+
+    def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Hidden states [n, hidden] of packed tokens [n]."""
+        hidden: Tensor = self.backbone(tokens, positions, attend)
+        return hidden
+
+    def score(self, hidden: Tensor, signals: Tensor) -> Tensor:
+        """Logits [n] from hidden states at decisions [n, hidden] and signal features [n, SIGNAL_FEATURES]."""
+        if self.use_signals:
+            hidden = hidden + self.signals(signals)
+        logits: Tensor = self.head(hidden).squeeze(-1)
+        return logits
+
+
+def signal_features(view: View, high: str) -> list[float]:
+    """What the last generated action and the episode so far revealed; zeros where nothing is known."""
+    last = view.signals[-1] if view.signals else None
+    known = [s for s in view.signals if s is not None]
+    return [
+        1.0 if last else 0.0,
+        sum(last.entropy) if last else 0.0,
+        1.0 - min(last.margin, default=1.0) if last else 0.0,
+        max(-4.0, sum(last.constrained)) if last else 0.0,
+        max(-8.0, sum(last.logprobs)) / 4 if last else 0.0,
+        sum(sum(s.entropy) for s in known) / max(1, len(known)),
+        1.0 if view.variants and view.variants[-1] == high else 0.0,
+        min(len(view.actions), 50) / 10,
+    ]
+
+
+class Reader:
+    """Chat text as the network's tokens: each message ends where an action begins, each action with its end token."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.message = lru_cache(maxsize=65536)(self._message)
+        self.action = lru_cache(maxsize=65536)(self._action)
+
+    def _message(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(USER + text + ASSISTANT))
+
+    def _action(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text + END))
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Reading:
+    """How much of an episode the network has read, and in which slot of the cache it stands."""
+
+    slot: int
+    tokens: int = 0
+    actions: int = 0
+    messages: int = 0
+
+
+class EncoderRouter(ThresholdRouter):
+    """The network as a router. `model` is the fingerprint of the language model that it was trained for."""
+
+    name = "encoder"
+
+    def __init__(
+        self,
+        network: EncoderNetwork,
+        tokenizer: Tokenizer,
+        variants: Sequence[str],
+        thresholds: float | Sequence[float] = 0.0,
+        *,
+        model: str,
+        sample: bool = False,
+    ) -> None:
+        super().__init__(variants, thresholds, sample=sample)
+        self.network, self.model = network, model
+        self.reader = Reader(tokenizer)
+        self._cache = Cache(network.backbone, torch.float32)
+        self._free: list[int] = []
+        self._slots = 0
+
+    def remember(self) -> Reading:
+        """A slot of the cache; it is free again when the state is forgotten."""
+        if not self._free:
+            self._free.append(self._slots)
+            self._slots += 1
+        reading = Reading(self._free.pop())
+        weakref.finalize(reading, self._free.append, reading.slot)
+        return reading
+
+    @torch.inference_mode()
+    def scores(self, views: Sequence[View], states: Sequence[Scored]) -> list[float]:
+        """Logits; each view must continue what its state has read."""
+        readings: list[Reading] = [s.memory for s in states]
+        fresh = [self._unread(view, reading) for view, reading in zip(views, readings, strict=True)]
+        starts = [r.tokens - len(new) for r, new in zip(readings, fresh, strict=True)]
+        self._cache.reserve(self._slots, max(r.tokens for r in readings))
+        self.network.eval()
+        hidden = extend_cached(self.network.backbone, self._cache, [r.slot for r in readings], starts, fresh)
+        ends = torch.tensor([len(new) for new in fresh]).cumsum(0) - 1
+        signals = torch.tensor([signal_features(view, self.variants[-1]) for view in views])
+        return [float(x) for x in self.network.score(hidden[ends], signals)]
+
+    def _unread(self, view: View, reading: Reading) -> list[int]:
+        """The tokens of what the view has beyond the reading, which is brought up to date."""
+        new: list[int] = []
+        for index in range(reading.messages, len(view.messages)):
+            if index > 0:
+                new += self.reader.action(view.actions[index - 1])
+            new += self.reader.message(view.messages[index])
+        reading.messages, reading.actions = len(view.messages), len(view.actions)
+        reading.tokens += len(new)
+        return new
+
+    def save(self, directory: Path) -> None:
+        """Write router.json, network.safetensors and the tokenizer."""
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomic(directory / "network.safetensors", save(unique(self.network)))
+        self.reader.tokenizer.save(directory)
+        meta = {
+            "router": self.name,
+            "model": self.model,
+            "variants": self.variants,
+            "thresholds": self.thresholds,
+            "use_signals": self.network.use_signals,
+            "config": dataclasses.asdict(self.network.backbone.config),
+        }
+        write_atomic(directory / "router.json", (json.dumps(meta, indent=2) + "\n").encode())
+
+
+def unique(network: EncoderNetwork) -> dict[str, Tensor]:
+    """The state without the tied head, which is the embedding again."""
+    return {n: t.contiguous() for n, t in network.state_dict().items() if n != "backbone.lm_head.weight"}
+
+
+def load_encoder(directory: Path, *, model: str, variants: Sequence[str]) -> EncoderRouter:
+    """Read what `save` wrote, for the language model with fingerprint `model` and its ladder `variants`.
+
+    Raises DataError when files are missing or damaged, or the router was trained for another model or other variants.
+    """
+    path = directory / "router.json"
+    try:
+        meta: dict[str, Any] = json.loads(path.read_text())
+        network = EncoderNetwork(Qwen3Config(**meta["config"]), use_signals=meta["use_signals"])
+        state = load_file(directory / "network.safetensors")
+        state["backbone.lm_head.weight"] = state["backbone.model.embed_tokens.weight"]
+        network.load_state_dict(state)
+        trained_for, ladder, thresholds = meta["model"], tuple(meta["variants"]), meta["thresholds"]
+    except Exception as error:  # OS, JSON, key, shape and safetensors errors all mean the same to the user
+        raise DataError(f"{directory}: not a readable encoder router ({type(error).__name__}: {error})") from error
+    if trained_for != model:
+        raise DataError(f"{path}: was trained for model {trained_for[:12]}, this is {model[:12]}; train it again")
+    if ladder != tuple(variants):
+        raise DataError(f"{path}: was trained for the variants {', '.join(ladder)}, not {', '.join(variants)}")
+    return EncoderRouter(network, Tokenizer.load(directory), ladder, thresholds, model=model)
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """A played episode as the network's training input: all its tokens, and where decisions were taken."""
+
+    tokens: list[int]
+    decisions: list[int]  # positions of the tokens before which an action began, one per step
+    signals: list[list[float]]  # [steps, SIGNAL_FEATURES]
+    actions: list[int] = field(default_factory=list)  # positions of action tokens (for the auxiliary loss)
+
+
+def read_episode(reader: Reader, episode: Episode, high: str) -> Trajectory:
+    """The tokens that a router would have read by the episode's last decision, and its last action."""
+    tokens: list[int] = []
+    decisions: list[int] = []
+    signals: list[list[float]] = []
+    actions: list[int] = []
+    for step, view in zip(episode.steps, views_of(episode), strict=True):
+        tokens += reader.message(step.message)
+        decisions.append(len(tokens) - 1)
+        signals.append(signal_features(view, high))
+        action = reader.action(step.action)
+        actions += range(len(tokens), len(tokens) + len(action))
+        tokens += action
+    return Trajectory(tokens, decisions, signals, actions)
+
+
+def views_of(episode: Episode) -> list[View]:
+    """What the router saw before each step of a stored episode (probes left out)."""
+    steps = episode.steps
+    return [
+        View(
+            tuple(s.message for s in steps[: t + 1]),
+            tuple(s.action for s in steps[:t]),
+            tuple(s.decision.variant for s in steps[:t]),
+            tuple(s.signals for s in steps[:t]),
+        )
+        for t in range(len(steps))
+    ]

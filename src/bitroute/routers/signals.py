@@ -1,0 +1,149 @@
+"""A logistic regression over cheap features of the trajectory: no network, no tokenizer, microseconds a decision.
+
+The features know chat text in general (repetition, failure, new words, overlap with the newest message's last line, where
+agents put their goal), and what past generations revealed; nothing of a particular environment.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+from bitroute.episode import View
+from bitroute.errors import DataError
+from bitroute.routers.threshold import Scored, ThresholdRouter
+from bitroute.store.files import write_atomic
+
+Floats = npt.NDArray[np.float64]
+
+FEATURES: Final = (
+    "step",
+    "log step",
+    "words in message",
+    "message seen before",
+    "last action failed",
+    "share of new words",
+    "goal word in message",
+    "share of goal words in message",
+    "last action repeated",
+    "share of repeated actions",
+    "last at high",
+    "share at high",
+    "last entropy",
+    "last margin",
+    "last log-probability",
+    "mean entropy",
+)
+_FAILED: Final = re.compile(r"nothing happens|error|invalid|cannot|can't|unknown|failed", re.IGNORECASE)
+_WORD: Final = re.compile(r"\w+")
+
+
+def features(view: View, high: str) -> Floats:
+    """The features of the coming step, [len(FEATURES)]; unknown log-probabilities count as certainty."""
+    body, _, goal = view.messages[-1].rpartition("\n")
+    body = body if view.actions else body.rpartition("\n")[0]  # an opening repeats the goal in its own words
+    words = _WORD.findall(body.lower())
+    goal_words = _WORD.findall(goal.lower())
+    earlier = {w for m in view.messages[:-1] for w in _WORD.findall(m.lower())}
+    step = len(view.actions)
+    signals = [s for s in view.signals if s is not None]
+    last = signals[-1] if signals else None
+    return np.array(
+        [
+            step / 10,
+            math.log1p(step),
+            len(words) / 50,
+            view.messages[-1] in view.messages[:-1],
+            bool(_FAILED.search(body)),
+            sum(w not in earlier for w in words) / max(1, len(words)),
+            bool(goal_words) and goal_words[-1] in words,
+            sum(w in words for w in goal_words) / max(1, len(goal_words)),
+            bool(view.actions) and view.actions[-1] in view.actions[:-1],
+            1 - len(set(view.actions)) / max(1, step),
+            bool(view.variants) and view.variants[-1] == high,
+            sum(v == high for v in view.variants) / max(1, step),
+            sum(last.entropy) if last else 0.0,
+            min(last.margin, default=1.0) if last else 1.0,
+            sum(last.constrained) if last else 0.0,
+            sum(sum(s.entropy) for s in signals) / max(1, len(signals)),
+        ],
+        dtype=np.float64,
+    )
+
+
+class SignalsModel(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A fitted regression: score = bias + weights . (features - mean) / scale."""
+
+    features: tuple[str, ...]
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+    variants: tuple[str, ...]
+    model: str  # fingerprint of the language model whose steps it was fitted on
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        write_atomic(path, msgspec.json.format(msgspec.json.encode(self), indent=2))
+
+    @classmethod
+    def load(cls, path: Path) -> SignalsModel:
+        """Read what `save` wrote. Raises DataError naming the file."""
+        try:
+            fitted = msgspec.json.decode(path.read_bytes(), type=cls)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise DataError(f"{path}: not a signals router ({error})") from error
+        if fitted.features != FEATURES:
+            raise DataError(f"{path}: was fitted on other features; train it again")
+        return fitted
+
+
+def fit(rows: Floats, labels: npt.ArrayLike, variants: Sequence[str], model: str, ridge: float = 1e-3) -> SignalsModel:
+    """Class-weighted logistic regression of `labels` (0 or 1) on `rows` [n, len(FEATURES)], with an L2 penalty `ridge`."""
+    y = np.asarray(labels, dtype=np.float64)
+    mean, scale = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-6)
+    x = (rows - mean) / scale
+    positives = max(1.0, y.sum())
+    weight = np.where(y > 0, len(y) / (2 * positives), len(y) / (2 * max(1.0, len(y) - positives)))
+
+    def loss(theta: Floats) -> tuple[float, Floats]:
+        z = x @ theta[:-1] + theta[-1]
+        probability = 1 / (1 + np.exp(-np.clip(z, -60, 60)))
+        value = np.mean(weight * (np.logaddexp(0, z) - y * z)) + ridge * theta[:-1] @ theta[:-1]
+        error = weight * (probability - y) / len(y)
+        return float(value), np.append(x.T @ error + 2 * ridge * theta[:-1], error.sum())
+
+    theta = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B").x
+    return SignalsModel(
+        FEATURES,
+        tuple(mean.tolist()),
+        tuple(scale.tolist()),
+        tuple(theta[:-1].tolist()),
+        float(theta[-1]),
+        tuple(variants),
+        model,
+    )
+
+
+class SignalsRouter(ThresholdRouter):
+    """The fitted regression as a router; its score is the logit of the step being sensitive."""
+
+    name = "signals"
+
+    def __init__(self, fitted: SignalsModel, thresholds: float | Sequence[float] = 0.0, *, sample: bool = False) -> None:
+        super().__init__(fitted.variants, thresholds, sample=sample)
+        self.fitted = fitted
+        self._weights = np.array(fitted.weights) / np.array(fitted.scale)
+        self._bias = fitted.bias - float(self._weights @ np.array(fitted.mean))
+
+    def scores(self, views: Sequence[View], states: Sequence[Scored]) -> list[float]:
+        """Logits."""
+        return [float(features(view, self.variants[-1]) @ self._weights) + self._bias for view in views]
