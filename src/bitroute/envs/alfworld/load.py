@@ -1,4 +1,4 @@
-"""Reads official ALFWorld game directories as they are. It knows the file format and the domain's vocabulary, and plays nothing.
+"""Reads official ALFWorld game directories as they are. It knows the file format and the domain's words, and plays nothing.
 
 A game directory holds `game.tw-pddl` (JSON: pddl_domain, grammar with the task line filled in, pddl_problem, solvable,
 walkthrough) and `traj_data.json` (of which the task type is read). Splits are directories below `json_2.1.1`.
@@ -31,10 +31,6 @@ SPLITS = {
     "valid_unseen": "official-unseen",
 }
 
-_ACTIONS = frozenset(
-    """look inventory examinereceptacle examineobject gotolocation openobject closeobject pickupobject putobject cleanobject
-    heatobject coolobject toggleobject sliceobject help""".split()
-)
 _TEMPLATES = {
     "GotoLocation": "go to [{r.name | receptacleatlocation(r:receptacle, lend:location)}]",
     "OpenObject": "open {r}",
@@ -52,6 +48,7 @@ _TEMPLATES = {
     "look": "look",
     "help": "help",
 }
+_ACTIONS = frozenset(name.lower() for name in _TEMPLATES)
 # Predicates of the initial state with their number of arguments.
 _PREDICATES = {
     "receptacleType": 2,
@@ -173,8 +170,11 @@ def _known_wording(data: _GameFile, file: Path) -> str:
 
 @lru_cache(maxsize=4)
 def _is_known_domain(domain: str) -> bool:
-    code = re.sub(r";[^\n]*", "", domain).lower()
-    return re.search(r"\(domain\s+alfred\s*\)", code) is not None and frozenset(_ACTION.findall(code)) == _ACTIONS
+    code = " ".join(re.sub(r";[^\n]*", "", domain).lower().split())
+    if "(domain alfred)" not in code or frozenset(_ACTION.findall(code)) != _ACTIONS:
+        return False
+    # The published domain has a comma too many here, which keeps all but held things from being examined.
+    return "(exists (?l - location ?r - receptacle)" not in code
 
 
 def _goal(text: str, grammar: str, file: Path) -> Goal:
@@ -231,12 +231,12 @@ def _assemble(name: str, goal: Goal, facts: dict[str, list[list[str]]], walkthro
     starts = list(one("atLocation").values())
     if len(starts) != 1:
         raise DataError(f"{file}: exactly one atLocation fact is expected, found {len(starts)}")
+    able = {name: having(name) for name, arguments in _PREDICATES.items() if arguments == 1}
     receptacle_at, receptacle_type = one("receptacleAtLocation"), one("receptacleType")
-    openable = having("openable")
     try:
         receptacles = tuple(
-            Receptacle(id, short(receptacle_type[id]), names[id], location, id in openable)
-            for id, location in receptacle_at.items()
+            Receptacle(mangled, short(receptacle_type[mangled]), names[mangled], location, mangled in able["openable"])
+            for mangled, location in receptacle_at.items()
         )
     except KeyError as error:
         raise DataError(f"{file}: the receptacle {error.args[0]} has no receptacleType") from None
@@ -249,20 +249,25 @@ def _assemble(name: str, goal: Goal, facts: dict[str, list[list[str]]], walkthro
     for inner, outers in related("inReceptacleObject").items():
         for outer in outers:
             contents[outer].append(inner)
-    predicates = ("pickupable", "cleanable", "heatable", "coolable", "toggleable", "sliceable", "isReceptacleObject", "isCool")
-    flags = [having(predicate) for predicate in predicates]
     ids = dict.fromkeys([*object_type, *object_at, *holders, *contents, *(i for inner in contents.values() for i in inner)])
     things = tuple(
         Thing(
-            id,
-            short(object_type.get(id, "")),
-            names[id],
-            object_at.get(id),
-            tuple(holders.get(id, ())),
-            *(id in flag for flag in flags),
-            contents=tuple(contents.get(id, ())),
+            mangled,
+            short(object_type.get(mangled, "")),
+            names[mangled],
+            object_at.get(mangled),
+            tuple(holders.get(mangled, ())),
+            pickupable=mangled in able["pickupable"],
+            cleanable=mangled in able["cleanable"],
+            heatable=mangled in able["heatable"],
+            coolable=mangled in able["coolable"],
+            toggleable=mangled in able["toggleable"],
+            sliceable=mangled in able["sliceable"],
+            holds_others=mangled in able["isReceptacleObject"],
+            cool=mangled in able["isCool"],
+            contents=tuple(contents.get(mangled, ())),
         )
-        for id in ids
+        for mangled in ids
     )
     can_contain = frozenset((short(receptacle), short(thing)) for receptacle, thing in facts["canContain"])
     return Game(name, goal, starts[0], receptacles, things, can_contain, walkthrough)
