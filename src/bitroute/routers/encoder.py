@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from bitroute.agents.tokenizer import ASSISTANT, END, USER, Tokenizer
 from bitroute.engines.kvcache import Cache, extend_cached
-from bitroute.engines.qwen3 import Attend, Qwen3, Qwen3Config
+from bitroute.engines.qwen3 import Attend, Qwen3, Qwen3Config, causal
 from bitroute.episode import Episode, View
 from bitroute.errors import DataError
 from bitroute.routers.threshold import Scored, ThresholdRouter
@@ -217,6 +217,26 @@ class Trajectory:
     decisions: list[int]  # positions of the tokens before which an action began, one per step
     signals: list[list[float]]  # [steps, SIGNAL_FEATURES]
     actions: list[int] = field(default_factory=list)  # positions of action tokens (for the auxiliary loss)
+
+
+def pad(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Rows of token ids as one tensor [rows, longest], filled up with zeros (padding follows, so causal attention never sees
+    it).
+    """
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+
+
+def trajectory_logits(network: EncoderNetwork, batch: Sequence[Trajectory]) -> tuple[Tensor, Tensor]:
+    """The scores of all decisions of a batch, one after the other [decisions], and hidden states [episodes, longest,
+    hidden].
+    """
+    tokens = pad([t.tokens for t in batch])
+    rows, width = tokens.shape
+    hidden = network(tokens.flatten(), torch.arange(width).repeat(rows), causal(rows)).view(rows, width, -1)
+    index = torch.tensor([(row, at) for row, t in enumerate(batch) for at in t.decisions])
+    signals = torch.tensor([s for t in batch for s in t.signals])
+    return network.score(hidden[index[:, 0], index[:, 1]], signals), hidden
 
 
 def read_episode(reader: Reader, episode: Episode, high: str) -> Trajectory:

@@ -1,0 +1,189 @@
+"""Stage 2, GRPO: trains the encoder on the outcome of whole episodes; the language model stays frozen.
+
+For each task a group of G episodes is played with sampled decisions; reward = success - lambda * cost; advantage = reward -
+group mean. Differences from the paper (arXiv 2602.02711), each with its reason: advantages are not divided by the group's
+deviation (in groups where all succeed or all fail that would cancel lambda; `normalise` restores it), every decision weighs the
+same (one constant instead of each episode's own length, which would favour long failures), and groups without variance are
+skipped and counted.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from tqdm import tqdm
+
+from bitroute.episode import Episode, Task
+from bitroute.routers.encoder import EncoderNetwork, Reader, Trajectory, read_episode, trajectory_logits
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoRecipe:
+    """What decides the result besides tasks and seeds."""
+
+    iterations: int = 30
+    tasks: int = 16  # per iteration
+    group: int = 8  # G
+    price: float = 0.3  # lambda: what a whole all-high episode costs, in successes
+    rate: float = 5e-4
+    clip: float = 0.2
+    anchor: float = 0.02  # weight of KL(policy || stage-1 policy) per decision
+    entropy_floor: float = 0.1  # nats per decision; below it, entropy is rewarded
+    passes: int = 2  # over the episodes of an iteration
+    normalise: bool = False  # divide advantages by the group's deviation (the paper's form)
+    cost_on_success: bool = False  # charge cost only where the task succeeded
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sampled episode, ready to learn from. `rungs` and `propensities` are the decisions and their probabilities, per
+    step.
+    """
+
+    trajectory: Trajectory
+    rungs: list[int]
+    propensities: list[float]
+    advantage: float
+
+
+def rewards(episodes: Sequence[Episode], high: str, reference_cost: float, recipe: GrpoRecipe) -> Floats:
+    """success - lambda * cost, cost being the high steps relative to all-high's mean number of steps, in 0..1."""
+    values = []
+    for episode in episodes:
+        cost = min(1.0, sum(s.decision.variant == high for s in episode.steps) / reference_cost)
+        charged = cost if episode.success or not recipe.cost_on_success else 0.0
+        values.append(float(episode.success) - recipe.price * charged)
+    return np.array(values)
+
+
+def advantages(values: Floats, normalise: bool) -> Floats:
+    """Rewards of one group, centred; divided by their deviation in the paper's form."""
+    centred: Floats = values - values.mean()
+    scale = float(values.std()) + 1e-6 if normalise else 1.0
+    return centred / scale
+
+
+def rung_logprobs(scores: Tensor, thresholds: Sequence[float]) -> Tensor:
+    """Log-probabilities [n, variants] of the ordered logit model: P(at least rung i) = sigmoid(score - threshold i)."""
+    at_least = torch.sigmoid(scores.unsqueeze(1) - torch.tensor(thresholds))
+    edges = torch.cat((torch.ones_like(at_least[:, :1]), at_least, torch.zeros_like(at_least[:, :1])), dim=1)
+    return (edges[:, :-1] - edges[:, 1:]).clamp(min=1e-8).log()
+
+
+def policy_loss(
+    logprobs: Tensor, reference: Tensor, rungs: Tensor, old: Tensor, advantage: Tensor, scale: float, recipe: GrpoRecipe
+) -> Tensor:
+    """The clipped objective, KL to the stage-1 policy and the entropy floor; sums over decisions divided by `scale`.
+
+    `logprobs` and `reference` [n, variants], `rungs` [n] taken, `old` [n] their log-probabilities when sampled, `advantage`
+    [n].
+    """
+    ratio = torch.exp(logprobs.gather(1, rungs.unsqueeze(1)).squeeze(1) - old)
+    clipped = ratio.clamp(1 - recipe.clip, 1 + recipe.clip)
+    gain = torch.minimum(ratio * advantage, clipped * advantage).sum() / scale
+    drift = F.kl_div(reference, logprobs, log_target=True, reduction="batchmean")
+    entropy = -(logprobs.exp() * logprobs).sum(dim=1).mean()
+    return recipe.anchor * drift - gain + F.relu(recipe.entropy_floor - entropy)
+
+
+def train_grpo(
+    network: EncoderNetwork,
+    reader: Reader,
+    variants: Sequence[str],
+    thresholds: Sequence[float],
+    tasks: Callable[[int], Task],
+    sample: Callable[[Sequence[tuple[Task, int]]], list[Episode]],
+    reference_steps: float,
+    recipe: GrpoRecipe,
+    after: Callable[[int, dict[str, float]], None] = lambda iteration, row: None,
+) -> list[dict[str, float]]:
+    """Train `network` in place. `tasks(i)` is the i-th training task; `sample` plays (task, seed) pairs with the network
+    sampling.
+
+    `reference_steps` is the mean number of steps of an all-high episode. `after` is called with each iteration's row of the
+    curve (reward, success, share at high, skipped groups ...), for logs and checkpoints.
+    """
+    frozen = copy.deepcopy(network).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.0)
+    high = variants[-1]
+    scale = recipe.tasks * recipe.group * reference_steps
+    curve: list[dict[str, float]] = []
+    for iteration in tqdm(range(recipe.iterations), desc="GRPO", unit="iteration"):
+        chosen = [tasks(iteration * recipe.tasks + i) for i in range(recipe.tasks)]
+        seeds = [(recipe.seed * 1_000_003 + iteration) * recipe.group + g for g in range(recipe.group)]
+        episodes = sample([(task, seed) for task in chosen for seed in seeds])
+        groups: dict[str, list[Episode]] = defaultdict(list)
+        for episode in episodes:
+            if episode.failure is None:
+                groups[episode.task_id].append(episode)
+        samples: list[Sample] = []
+        skipped = 0
+        for group in groups.values():
+            values = rewards(group, high, reference_steps, recipe)
+            if np.ptp(values) < 1e-9:
+                skipped += 1
+                continue
+            for episode, advantage in zip(group, advantages(values, recipe.normalise), strict=True):
+                rungs = [variants.index(s.decision.variant) for s in episode.steps]
+                chances = [s.decision.propensity for s in episode.steps]
+                samples.append(Sample(read_episode(reader, episode, high), rungs, chances, float(advantage)))
+        loss = learn(network, frozen, optimizer, samples, thresholds, scale, recipe) if samples else 0.0
+        row = {
+            "iteration": iteration + 1,
+            "reward": float(rewards(episodes, high, reference_steps, recipe).mean()),
+            "success": float(np.mean([e.success for e in episodes])),
+            "share": float(np.mean([np.mean([s.decision.variant == high for s in e.steps]) for e in episodes])),
+            "skipped": float(skipped),
+            "loss": loss,
+        }
+        curve.append(row)
+        after(iteration, row)
+    return curve
+
+
+def learn(
+    network: EncoderNetwork,
+    frozen: EncoderNetwork,
+    optimizer: torch.optim.Optimizer,
+    samples: Sequence[Sample],
+    thresholds: Sequence[float],
+    scale: float,
+    recipe: GrpoRecipe,
+    chunk: int = 32,
+) -> float:
+    """`passes` updates from the same samples, gradients accumulated over chunks of episodes; returns the mean loss."""
+    ordered = sorted(samples, key=lambda s: len(s.trajectory.tokens))
+    chunks = [ordered[i : i + chunk] for i in range(0, len(ordered), chunk)]
+    network.train()
+    total = 0.0
+    for _ in range(recipe.passes):
+        optimizer.zero_grad(set_to_none=True)
+        for rows in chunks:
+            scores, _ = trajectory_logits(network, [s.trajectory for s in rows])
+            with torch.no_grad():
+                before, _ = trajectory_logits(frozen, [s.trajectory for s in rows])
+            loss = policy_loss(
+                rung_logprobs(scores, thresholds),
+                rung_logprobs(before, thresholds),
+                torch.tensor([r for s in rows for r in s.rungs]),
+                torch.tensor([p for s in rows for p in s.propensities]).log(),
+                torch.tensor([s.advantage for s in rows for _ in s.rungs]),
+                scale / len(chunks),
+                recipe,
+            )
+            (loss / len(chunks)).backward()  # type: ignore[no-untyped-call]
+            total += float(loss) / len(chunks)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+    return total / recipe.passes

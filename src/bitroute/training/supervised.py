@@ -1,0 +1,163 @@
+"""Stage 1, KL-ST: trains the encoder on steps labelled sensitive or not, by class-weighted cross entropy.
+
+A step is sensitive when KL(high || low) of its action is at least tau (arXiv 2602.02711). A small auxiliary loss, predicting
+the action that follows, teaches so small a network to read: what makes a step sensitive lies in the action that is about to be
+chosen. Knows trajectories and labels; no environment and no language model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from tqdm import tqdm
+
+from bitroute.errors import ConfigError
+from bitroute.routers.encoder import EncoderNetwork, Trajectory, pad, trajectory_logits
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedRecipe:
+    """What decides the result besides the data."""
+
+    epochs: int = 6
+    batch: int = 16  # episodes
+    rate: float = 2e-3
+    weight_decay: float = 0.01
+    auxiliary: float = 0.3  # weight of predicting the action's tokens
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A trajectory and the divergence of each of its steps, in nats."""
+
+    trajectory: Trajectory
+    divergences: list[float]
+
+
+def auc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
+    """Area under the ROC curve: the chance that a positive scores above a negative (ties count half). NaN without both."""
+    mask = np.asarray(positive, dtype=bool)
+    ranks = rankdata(np.asarray(scores))
+    hits, misses = int(mask.sum()), int((~mask).sum())
+    if not hits or not misses:
+        return float("nan")
+    return float((ranks[mask].sum() - hits * (hits + 1) / 2) / (hits * misses))
+
+
+def captured(scores: npt.ArrayLike, divergences: npt.ArrayLike, share: float) -> float:
+    """The part of all divergence that lies in the `share` of steps with the highest scores: what a router of that budget
+    saves.
+    """
+    mass = np.asarray(divergences, dtype=np.float64)
+    count = round(share * len(mass))
+    order = np.argsort(-np.asarray(scores), kind="stable")[:count]
+    return float(mass[order].sum() / max(mass.sum(), 1e-12))
+
+
+@torch.inference_mode()
+def predict(network: EncoderNetwork, data: Sequence[Labelled], batch: int = 64) -> Floats:
+    """Scores of all steps, in order."""
+    network.eval()
+    order = sorted(range(len(data)), key=lambda i: len(data[i].trajectory.tokens))
+    parts: dict[int, Floats] = {}
+    for first in range(0, len(order), batch):
+        rows = order[first : first + batch]
+        logits, _ = trajectory_logits(network, [data[i].trajectory for i in rows])
+        splits = np.cumsum([len(data[i].divergences) for i in rows])[:-1]
+        parts.update(zip(rows, np.split(logits.numpy().astype(np.float64), splits), strict=True))
+    return np.concatenate([parts[i] for i in range(len(data))])
+
+
+def train_supervised(
+    network: EncoderNetwork,
+    train: Sequence[Labelled],
+    holdout: Sequence[Labelled],
+    tau: float,
+    recipe: SupervisedRecipe,
+    budget: float,
+) -> list[dict[str, float]]:
+    """Train `network` in place and keep the epoch that captures the most divergence of `holdout` at share `budget`.
+
+    Returns the curve: per epoch the loss, the AUC for the label and the captured share. Raises ConfigError when no step, or
+    every step, reaches `tau`.
+    """
+    every = np.concatenate([r.divergences for r in train])
+    positives = float((every >= tau).mean())
+    if positives in (0.0, 1.0):
+        raise ConfigError(
+            f"tau {tau:g}: {positives:.0%} of the labelled steps reach it; choose it within the range of divergences"
+        )
+    class_weights = (0.5 / (1 - positives), 0.5 / positives)
+    generator = np.random.default_rng(recipe.seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
+    held = np.concatenate([r.divergences for r in holdout])
+    batches = list(range(0, len(train), recipe.batch))
+    total = recipe.epochs * len(batches)
+    best, best_state = -1.0, copy.deepcopy(network.state_dict())
+    curve: list[dict[str, float]] = []
+    done = 0
+    with tqdm(total=total, desc="KL-ST", unit="batch") as bar:
+        for epoch in range(recipe.epochs):
+            network.train()
+            shuffled = bucketed(train, recipe.batch, generator)
+            losses = []
+            for rows in shuffled:
+                factor = min(1.0, (done + 1) / (0.05 * total), max(0.02, 1.3 * (1 - done / total)))
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.rate * factor
+                loss = supervised_loss(network, [train[i] for i in rows], tau, class_weights, recipe.auxiliary)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                optimizer.step()
+                losses.append(float(loss))
+                done += 1
+                bar.update()
+            scores = predict(network, holdout)
+            row = {
+                "epoch": epoch + 1,
+                "loss": float(np.mean(losses)),
+                "auc": auc(scores, held >= tau),
+                "captured": captured(scores, held, budget),
+            }
+            curve.append(row)
+            bar.set_postfix(auc=f"{row['auc']:.3f}", captured=f"{row['captured']:.3f}")
+            if row["captured"] > best:
+                best, best_state = row["captured"], copy.deepcopy(network.state_dict())
+    network.load_state_dict(best_state)
+    return curve
+
+
+def bucketed(data: Sequence[Labelled], batch: int, generator: np.random.Generator) -> list[list[int]]:
+    """Random batches of indices whose episodes are of about equal length."""
+    order = generator.permutation(len(data))
+    noisy = sorted(order, key=lambda i: len(data[i].trajectory.tokens) * generator.uniform(0.8, 1.25))
+    groups = [[int(i) for i in noisy[first : first + batch]] for first in range(0, len(noisy), batch)]
+    return [groups[i] for i in generator.permutation(len(groups))]
+
+
+def supervised_loss(
+    network: EncoderNetwork, rows: Sequence[Labelled], tau: float, class_weights: tuple[float, float], auxiliary: float
+) -> Tensor:
+    """Class-weighted binary cross entropy over all steps, plus `auxiliary` times the cross entropy of the actions' tokens."""
+    logits, hidden = trajectory_logits(network, [r.trajectory for r in rows])
+    labels = torch.tensor([d >= tau for r in rows for d in r.divergences], dtype=torch.float32)
+    weights = torch.where(labels > 0, class_weights[1], class_weights[0])
+    loss = F.binary_cross_entropy_with_logits(logits, labels, weight=weights)
+    if auxiliary:
+        tokens = pad([r.trajectory.tokens for r in rows])
+        index = torch.tensor([(row, at) for row, r in enumerate(rows) for at in r.trajectory.actions])
+        predicted = network.backbone.logits(hidden[index[:, 0], index[:, 1] - 1])
+        loss = loss + auxiliary * F.cross_entropy(predicted, tokens[index[:, 0], index[:, 1]])
+    return loss
