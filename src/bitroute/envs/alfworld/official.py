@@ -1,20 +1,22 @@
 """The official ALFWorld engine behind the same interface as the native one. Needs the extra: pip install 'bitroute[alfworld]'.
 
-It plays the game file itself, with that file's own domain and grammar, through textworld; it is the oracle of the differential
-test and about a thousand times slower than `World`. It is not thread-safe (textworld's parser is one global object): use
-processes.
+It plays the task's game file, with that file's own domain and grammar, through textworld; a generated task is first exported
+with the rules of the installed package. It is the oracle of the differential test, thousands of times slower than `World`, and
+not thread-safe (textworld's parser is one global object): use processes.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
+from bitroute.envs.alfworld.export import export_game, find_rules
 from bitroute.envs.alfworld.game import AlfworldTask
 from bitroute.episode import Observation, Transition
-from bitroute.errors import CapabilityError, DataError
+from bitroute.errors import CapabilityError
 
 
 class OfficialWorld:
@@ -36,12 +38,10 @@ class OfficialWorld:
         self._done = False
 
     def reset(self, task: AlfworldTask) -> Observation:
-        """Load the task's game file (about a second) and start it. Raises DataError for a task without `source`."""
-        if task.source is None:
-            raise DataError(f"{task.id}: the official engine plays game files, and this task has no source")
+        """Load the task's game file (about a second) and start it."""
         with _guarded():
             if task != self._task:
-                self._engine.load(task.source)
+                self._load(task)
             state = self._engine.reset()
         self._task, self._history, self._done = task, [], False
         return Observation(state.feedback, tuple(state["admissible_commands"]))
@@ -54,6 +54,13 @@ class OfficialWorld:
         reward = float(won and not self._done)
         self._done = self._done or bool(won)
         return Transition(Observation(state.feedback, tuple(state["admissible_commands"])), reward, self._done)
+
+    def _load(self, task: AlfworldTask) -> None:
+        if task.source is not None:
+            self._engine.load(task.source)
+            return
+        with tempfile.TemporaryDirectory() as directory:
+            self._engine.load(str(export_game(task.game, directory, find_rules())))
 
     def copy(self) -> Self:
         """A new engine brought to the same state by playing the same commands: seconds, not microseconds."""
