@@ -20,7 +20,8 @@ from typing import TypeVar
 from bitroute.envs.alfworld import rooms
 from bitroute.envs.alfworld.game import Game, Goal, Receptacle, TaskKind, Thing, numbered_names
 from bitroute.envs.alfworld.planner import with_walkthrough
-from bitroute.envs.alfworld.rooms import FLOOR, RoomKind, Stock
+from bitroute.envs.alfworld.rooms import RoomKind
+from bitroute.envs.alfworld.stock import FLOOR, STOCK, Stock
 
 T = TypeVar("T")
 
@@ -40,11 +41,42 @@ LAMP = "DeskLamp"
 
 _TOOL = {TaskKind.CLEAN: "SinkBasin", TaskKind.HEAT: "Microwave", TaskKind.COOL: "Fridge"}
 _TREATABLE = {TaskKind.CLEAN: rooms.CLEANABLE, TaskKind.HEAT: rooms.HEATABLE, TaskKind.COOL: rooms.COOLABLE}
-# Receptacles that no published goal names, and those that take one thing only.
-_NO_GOAL = frozenset({"SinkBasin", "BathtubBasin", "HandTowelHolder", "TowelHolder", "LaundryHamper", "TVStand", "Toaster"})
-_TAKES_ONE = frozenset({"StoveBurner", "CoffeeMachine", "ToiletPaperHanger"})
-
-_ONE_THING = _TAKES_ONE | {"HandTowelHolder", "TowelHolder"}
+# Which receptacle types goals name, and how readily where several stand: a choice model fitted to the published games, which
+# favour rare furniture. What is missing is never named (a sink basin, a towel holder).
+_PARENTS: Mapping[TaskKind, Mapping[str, float]] = {
+    kind: {name: float(weight) for name, weight in zip(words.split()[::2], words.split()[1::2], strict=True)}
+    for kind, words in (
+        (
+            TaskKind.PLACE,
+            "Ottoman 83 Cart 22 Safe 15 Sofa 12 ArmChair 12 CoffeeTable 11 Desk 10 Dresser 7 SideTable 4 "
+            "Shelf 4 DiningTable 3 Toilet 3 Microwave 2 Bed 2 ToiletPaperHanger 2 Cabinet 2 "
+            "CounterTop 1 GarbageCan 1 Drawer 1 Fridge 1 StoveBurner 1",
+        ),
+        (
+            TaskKind.CLEAN,
+            "Cart 67 SideTable 55 DiningTable 22 Shelf 14 Drawer 6 CounterTop 6 Toilet 5 "
+            "Microwave 5 Cabinet 4 Dresser 4 Fridge 4 StoveBurner 3 CoffeeMachine 3 GarbageCan 2",
+        ),
+        (
+            TaskKind.HEAT,
+            "SideTable 108 Shelf 21 Fridge 17 DiningTable 16 Cabinet 11 CounterTop 10 CoffeeMachine 9 GarbageCan 8",
+        ),
+        (
+            TaskKind.COOL,
+            "SideTable 92 Shelf 29 DiningTable 23 Microwave 14 CounterTop 13 "
+            "Cabinet 9 CoffeeMachine 7 GarbageCan 7 StoveBurner 6",
+        ),
+        (
+            TaskKind.TWO,
+            "Ottoman 58 Cart 53 Safe 12 CoffeeTable 11 ArmChair 11 Desk 10 Sofa 9 Dresser 8 Shelf 4 Drawer 3 "
+            "SideTable 3 DiningTable 3 Bed 3 Cabinet 3 Toilet 2 Fridge 2 Microwave 1 CounterTop 1 GarbageCan 1",
+        ),
+    )
+}
+# Receptacles that hold one thing at the start.
+_ONE_THING = frozenset({"StoveBurner", "CoffeeMachine", "ToiletPaperHanger", "HandTowelHolder", "TowelHolder"})
+# Targets are hidden less often than other things: the odds of a receptacle that has to be opened are this much lower.
+_HIDDEN = 0.5
 
 # How many targets a game holds, in the published games' proportions.
 _TARGETS = (1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4)
@@ -129,7 +161,7 @@ def generate_room(seed: int) -> Room:
     )
     stock: list[Stocked] = []
     fixed: list[tuple[str, int]] = []
-    for name, entry in rooms.STOCK[kind].items():
+    for name, entry in STOCK[kind].items():
         if rng.random() >= entry.share:
             continue
         stocked = _stocked(name, entry, types)
@@ -165,7 +197,7 @@ def generate_game(room: Room, seed: int, kind: TaskKind | None = None) -> Game:
     goals = room.goals.get(chosen)
     if not goals:
         raise ValueError(f"room {room.seed}, a {room.kind}, has no goal of kind {chosen}")
-    parent = _pick(rng, tuple(goals))
+    parent = _weighted(rng, {name: _PARENTS[chosen][name] for name in goals} if chosen in _PARENTS else {LAMP: 1.0})
     target = _pick(rng, goals[parent])
     sentence = "Your task is to: " + _pick(rng, TEMPLATES[chosen]).format(target=target.lower(), parent=parent.lower())
     look = chosen is TaskKind.LOOK
@@ -203,24 +235,34 @@ def _goals(
         if tool not in types:
             return {}
         homes = {name: places for name, places in homes.items() if name in _TREATABLE[kind]}
-    barred = _NO_GOAL | {tool} | (_TAKES_ONE if kind is TaskKind.TWO else frozenset())
     goals: dict[str, tuple[str, ...]] = {}
     for parent in dict.fromkeys(types):
-        if parent not in barred:
-            # A target needs a place that is not where it is wanted.
-            names = tuple(name for name in homes if name in rooms.CAN_CONTAIN.get(parent, ()) and homes[name] - {parent})
+        if parent in _PARENTS[kind]:
+            # A target needs a place that is neither where it is wanted nor where it is treated.
+            accepted = rooms.CAN_CONTAIN[parent]
+            names = tuple(name for name in homes if name in accepted and homes[name] - {parent, tool})
             if names:
                 goals[parent] = names
     return goals
 
 
 def _place_targets(rng: random.Random, room: Room, goal: Goal, full: set[int]) -> list[tuple[str, int]]:
-    """Places for the goal's targets: enough of them in receptacles, none (PLACE, TWO) where the goal wants it already."""
+    """Places for the goal's targets: enough of them in receptacles.
+
+    As in the published games none starts where the goal wants it (PLACE, TWO) or in what it is to be treated with.
+    """
     stocked = next(entry for entry in room.stock if entry.type == goal.target)
     two = goal.kind is TaskKind.TWO
-    wanted = goal.parent if two or goal.kind is TaskKind.PLACE else None
-    apart = _restricted(stocked, lambda place: place == _NOWHERE or room.receptacles[place].type != wanted)
-    reachable = _restricted(apart, lambda place: place != _NOWHERE)
+    barred = _TOOL.get(goal.kind, goal.parent)
+
+    def odds(place: int) -> float:
+        receptacle = room.receptacles[place]
+        if receptacle.type == barred:
+            return 0.0
+        return _HIDDEN if receptacle.openable else 1.0
+
+    apart = _reweighted(stocked, lambda place: 1.0 if place == _NOWHERE else odds(place))
+    reachable = _reweighted(apart, lambda place: float(place != _NOWHERE))
     placed: list[tuple[str, int]] = []
     for index in range(_pick(rng, _TWO_TARGETS if two else _TARGETS)):
         needed = index < (2 if two else 1)
@@ -247,9 +289,10 @@ def _stocked(name: str, entry: Stock, types: Sequence[str]) -> Stocked:
     return Stocked(name, min(1.0, entry.mean - 1), tuple(places), tuple(accumulate(weights)))
 
 
-def _restricted(stocked: Stocked, allowed: Callable[[int], bool]) -> Stocked:
+def _reweighted(stocked: Stocked, odds: Callable[[int], float]) -> Stocked:
+    """The same with each place's weight multiplied by its odds; places without odds drop out."""
     steps = zip(stocked.places, stocked.weights, (0.0, *stocked.weights), strict=False)
-    kept = [(place, high - low) for place, high, low in steps if allowed(place)]
+    kept = [(place, (high - low) * odds(place)) for place, high, low in steps if odds(place)]
     return Stocked(
         stocked.type, stocked.spread, tuple(place for place, _ in kept), tuple(accumulate(weight for _, weight in kept))
     )
@@ -356,6 +399,12 @@ def _metres(centimetres: int) -> str:
 
 def _within(rng: random.Random, span: int) -> int:
     return int(2 * span * rng.random()) - span
+
+
+def _weighted(rng: random.Random, weights: Mapping[str, float]) -> str:
+    names = tuple(weights)
+    steps = tuple(accumulate(weights.values()))
+    return names[bisect_right(steps, rng.random() * steps[-1], hi=len(names) - 1)]
 
 
 def _pick(rng: random.Random, options: Sequence[T]) -> T:

@@ -109,10 +109,10 @@ def _split(name: str) -> Split:
 
 def _draw_room(rng: random.Random, owner: Split, kind: TaskKind) -> Room:
     weights = tuple(accumulate(_ROOM_WEIGHTS[kind]))
+    ticket = rng.random() * weights[-1]
+    offset = next(number for number, weight in enumerate(weights) if ticket < weight)
     first = owner.seeds.start
     for _ in range(_MAX_TRIES):
-        ticket = rng.random() * weights[-1]
-        offset = next(number for number, weight in enumerate(weights) if ticket < weight)
         seed = first + len(ROOM_KINDS) * int(rng.random() * (len(owner.seeds) // len(ROOM_KINDS))) + offset
         room = room_of(seed)
         if kind in room.goals and owner.owns(room):
