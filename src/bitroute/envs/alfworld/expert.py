@@ -55,6 +55,7 @@ class Expert:
         self._contents: dict[str, list[str]] = {}  # of the receptacles that were looked into, the last seen at the end
         self._held: str | None = None
         self._origin: str | None = None  # where the held object was
+        self._refused: set[str] = set()  # types of places that did not take it
         self._treated: set[str] = set()
         self._route = self._order(goal.target)
 
@@ -65,8 +66,11 @@ class Expert:
             name = shown[1] or shown[2]
             self._contents.pop(name, None)
             self._contents[name] = _LISTED.findall(shown[3])
+            if self._held and f"move {self._held} to {name}" not in observation.admissible:
+                self._refused.add(kind_of(name))
         elif taken := _TAKEN.match(text):
             self._held, self._origin = taken[1], taken[2]
+            self._refused = set()
             if self._held in self._contents.get(self._origin, ()):
                 self._contents[self._origin].remove(self._held)
         elif moved := _MOVED.match(text):
@@ -145,17 +149,15 @@ class Expert:
         return self._parents[0] if self._parents else None
 
     def _put_down(self, held: str, commands: frozenset[str]) -> str:
-        """Here if possible; else where it came from; else wherever such things lie, one place after the other."""
-        first = [self._origin] if self._origin else []
-        places = list(dict.fromkeys([*first, *self._order(kind_of(held))]))
-        here = [number for number, name in enumerate(places) if _is_here(name, commands)]
-        for number in here:
-            if (move := f"move {held} to {places[number]}") in commands:
+        """Here if possible; else where it came from; else wherever such things lie, one type of place after the other."""
+        for name in self._receptacles:
+            if (move := f"move {held} to {name}") in commands:
                 return move
-        for number in here:
-            if (opening := f"open {places[number]}") in commands:
-                return opening
-        return _approach(places[(max(here) + 1) % len(places) if here else 0], commands)
+        first = [self._origin] if self._origin else []
+        for name in (*first, *self._order(kind_of(held))):
+            if kind_of(name) not in self._refused:
+                return _approach(name, commands)
+        return "look"  # no place takes it: the episode is lost
 
     def _explore(self, route: list[str], commands: frozenset[str]) -> str:
         """The first place of the route that was not looked into; when all were, the one whose last look is longest ago."""
