@@ -14,7 +14,8 @@ from bitroute.agents.constraint import Trie
 from bitroute.agents.tokenizer import ASSISTANT, END, USER, Tokenizer, train_tokenizer
 from bitroute.envs.alfworld.game import TaskKind
 from bitroute.envs.alfworld.goal import goal_sentence, read_goal
-from bitroute.envs.alfworld.rooms import FLOOR, FURNITURE, STOCK
+from bitroute.envs.alfworld.rooms import FURNITURE
+from bitroute.envs.alfworld.stock import FLOOR, STOCK
 from bitroute.episode import Message, Observation
 
 WELCOME: Final = "-= Welcome to TextWorld, ALFRED! =-"
