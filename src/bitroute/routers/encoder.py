@@ -25,7 +25,7 @@ from bitroute.engines.kvcache import Cache, extend_cached
 from bitroute.engines.qwen3 import Attend, Qwen3, Qwen3Config, causal
 from bitroute.episode import Episode, View
 from bitroute.errors import DataError
-from bitroute.routers.threshold import Scored, ThresholdRouter
+from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others
 from bitroute.store.files import write_atomic
 
 SIGNAL_FEATURES: Final = 8
@@ -202,10 +202,7 @@ def load_encoder(directory: Path, *, model: str, variants: Sequence[str]) -> Enc
         trained_for, ladder, thresholds = meta["model"], tuple(meta["variants"]), meta["thresholds"]
     except Exception as error:  # OS, JSON, key, shape and safetensors errors all mean the same to the user
         raise DataError(f"{directory}: not a readable encoder router ({type(error).__name__}: {error})") from error
-    if trained_for != model:
-        raise DataError(f"{path}: was trained for model {trained_for[:12]}, this is {model[:12]}; train it again")
-    if ladder != tuple(variants):
-        raise DataError(f"{path}: was trained for the variants {', '.join(ladder)}, not {', '.join(variants)}")
+    refuse_others(path, trained_for=trained_for, model=model, ladder=ladder, variants=variants)
     return EncoderRouter(network, Tokenizer.load(directory), ladder, thresholds, model=model)
 
 

@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 
 from bitroute.episode import View
 from bitroute.errors import DataError
-from bitroute.routers.threshold import Scored, ThresholdRouter
+from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others
 from bitroute.store.files import write_atomic
 
 Floats = npt.NDArray[np.float64]
@@ -89,20 +89,27 @@ class SignalsModel(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     bias: float
     variants: tuple[str, ...]
     model: str  # fingerprint of the language model whose steps it was fitted on
+    thresholds: tuple[float, ...] | None = None  # calibrated ones, if any; else 0
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
         write_atomic(path, msgspec.json.format(msgspec.json.encode(self), indent=2))
 
     @classmethod
-    def load(cls, path: Path) -> SignalsModel:
-        """Read what `save` wrote. Raises DataError naming the file."""
+    def load(cls, path: Path, *, model: str, variants: Sequence[str]) -> SignalsModel:
+        """Read what `save` wrote, for the language model with fingerprint `model` and its ladder `variants`.
+
+        Raises DataError naming the file when it is missing or damaged, or was fitted for another model or other variants.
+        """
         try:
             fitted = msgspec.json.decode(path.read_bytes(), type=cls)
         except (OSError, msgspec.MsgspecError) as error:
             raise DataError(f"{path}: not a signals router ({error})") from error
         if fitted.features != FEATURES:
             raise DataError(f"{path}: was fitted on other features; train it again")
+        if len(FEATURES) != len(fitted.mean) or len(FEATURES) != len(fitted.scale) or len(FEATURES) != len(fitted.weights):
+            raise DataError(f"{path}: does not hold one number per feature; train it again")
+        refuse_others(path, trained_for=fitted.model, model=model, ladder=fitted.variants, variants=variants)
         return fitted
 
 
@@ -138,8 +145,11 @@ class SignalsRouter(ThresholdRouter):
 
     name = "signals"
 
-    def __init__(self, fitted: SignalsModel, thresholds: float | Sequence[float] = 0.0, *, sample: bool = False) -> None:
-        super().__init__(fitted.variants, thresholds, sample=sample)
+    def __init__(
+        self, fitted: SignalsModel, thresholds: float | Sequence[float] | None = None, *, sample: bool = False
+    ) -> None:
+        """`thresholds` None takes the ones that the fitted model was saved with."""
+        super().__init__(fitted.variants, (fitted.thresholds or 0.0) if thresholds is None else thresholds, sample=sample)
         self.fitted = fitted
         self._weights = np.array(fitted.weights) / np.array(fitted.scale)
         self._bias = fitted.bias - float(self._weights @ np.array(fitted.mean))
@@ -147,3 +157,7 @@ class SignalsRouter(ThresholdRouter):
     def scores(self, views: Sequence[View], states: Sequence[Scored]) -> list[float]:
         """Logits."""
         return [float(features(view, self.variants[-1]) @ self._weights) + self._bias for view in views]
+
+    def save(self, path: Path) -> None:
+        """Write the fitted model with the present thresholds."""
+        msgspec.structs.replace(self.fitted, thresholds=self.thresholds).save(path)

@@ -12,10 +12,11 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bitroute.episode import Decision, View
-from bitroute.errors import ConfigError
+from bitroute.errors import ConfigError, DataError
 from bitroute.routers.router import Probe
 
 
@@ -45,7 +46,7 @@ class ThresholdRouter:
         """One number for all rungs, or an ascending one per rung above the lowest."""
         rungs = len(self.variants) - 1
         values = (float(thresholds),) * rungs if isinstance(thresholds, int | float) else tuple(map(float, thresholds))
-        if len(values) != rungs or list(values) != sorted(values):
+        if len(values) != rungs or any(math.isnan(v) for v in values) or list(values) != sorted(values):
             raise ConfigError(f"thresholds {values}: want {rungs} ascending numbers for {len(self.variants)} variants")
         self.thresholds = values
 
@@ -74,6 +75,14 @@ class ThresholdRouter:
                 rung, propensity = sum(score > t for t in self.thresholds), 1.0
             decisions.append(Decision(self.variants[rung], score, self.name, propensity))
         return decisions
+
+
+def refuse_others(path: Path, *, trained_for: str, model: str, ladder: Sequence[str], variants: Sequence[str]) -> None:
+    """Raise DataError when a router in `path` was trained for another language model or another ladder than the given."""
+    if trained_for != model:
+        raise DataError(f"{path}: was trained for model {trained_for[:12]}, this is {model[:12]}; train it again")
+    if tuple(ladder) != tuple(variants):
+        raise DataError(f"{path}: was trained for the variants {', '.join(ladder)}, not {', '.join(variants)}")
 
 
 def sigmoid(x: float) -> float:
