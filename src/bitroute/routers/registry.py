@@ -59,8 +59,9 @@ def build_router(spec: str, variants: Sequence[str], model: str) -> Router:
     """The router that `spec` names, over the ladder `variants` of the language model with fingerprint `model`.
 
     A name of `REGISTRY` with its argument, or else the path of a trained router: the directory that an encoder was saved to, or
-    the file of a fitted signals router (write `./random` for a path that reads like a name). Raises ConfigError for an unknown name or a malformed argument, DataError for a path that
-    is missing, damaged, or holds a router of another model or other variants, CapabilityError for an unknown variant.
+    the file of a fitted signals router (write `./random` for a path that reads like a name). Raises ConfigError for an unknown
+    name or a malformed argument, DataError for a path that is missing, damaged, or holds a router of another model or other
+    variants, CapabilityError for an unknown variant.
     """
     name, _, argument = spec.partition(":")
     if name not in REGISTRY:
