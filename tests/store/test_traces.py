@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bitroute.episode import Decision, Episode, Signals, Step, Usage
+from bitroute.episode import Decision, Episode, Sensitivity, Signals, Step, Usage
 from bitroute.errors import DataError
 from bitroute.store.traces import TraceWriter, read_traces, write_traces
 
@@ -18,6 +18,7 @@ STEP = Step(
     usage=Usage("high", prefill=40, cached=100, decode=4),
     probe_usage=(Usage("low", prefill=40, cached=100, decode=4),),
     reward=1.0,
+    sensitivity=Sensitivity(1.5, 0.75, 1.25, 2.0, action="go to desk 1", agrees=True, exact=1.375),
 )
 EPISODE = Episode("task-1", "clean", "seen", "all-high", 3, (STEP, STEP), success=True)
 
@@ -43,9 +44,11 @@ def test_appending_continues_the_file(tmp_path: Path) -> None:
 
 def test_floats_keep_four_significant_digits(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
-    exact = replace(STEP, signals=Signals((-0.00123456,), (-12345.678,), (1e-9 / 3,), (0.99999,)))
+    label = Sensitivity(1.23456, 1.23456, 1.23456, 1.23456, action="look", agrees=False)
+    exact = replace(STEP, signals=Signals((-0.00123456,), (-12345.678,), (1e-9 / 3,), (0.99999,)), sensitivity=label)
     write_traces(path, [replace(EPISODE, steps=(exact,))])
     [episode] = read_traces(path)
+    assert episode.steps[0].sensitivity == Sensitivity(1.235, 1.235, 1.235, 1.235, action="look", agrees=False)
     assert episode.steps[0].signals == Signals((-0.001235,), (-12350.0,), (3.333e-10,), (1.0,))
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from bitroute.cost import CostModel
 from bitroute.episode import Episode
 from bitroute.errors import DataError
+from bitroute.evaluation.labels import verb_of
 from bitroute.evaluation.results import (
     ALL_KINDS,
     Comparison,
@@ -166,7 +167,7 @@ def _add(tally: _Tally, run: Run, episode: Episode, highest: str, model: CostMod
     verbs = tally.verbs.setdefault(episode.split, {})
     for t, (step, high) in enumerate(zip(episode.steps, flags, strict=True)):
         deciles[int(10 * (t + 0.5) / length)] += (1, high)  # the middle of a step is where it lies on the trajectory
-        counts = verbs.setdefault(step.action.split(maxsplit=1)[0] if step.action.strip() else "(empty)", [0, 0])
+        counts = verbs.setdefault(verb_of(step.action), [0, 0])
         counts[0] += 1
         counts[1] += high
 

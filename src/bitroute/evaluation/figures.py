@@ -16,8 +16,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bitroute.episode import Episode
-from bitroute.evaluation.labels import TOP_SHARE, SensitivityLabel, concentration
+from bitroute.episode import Episode, Sensitivity
+from bitroute.evaluation.labels import TOP_SHARE, concentration
 from bitroute.evaluation.results import Evaluation, Role, Row
 from bitroute.evaluation.statistics import Estimate
 from bitroute.evaluation.tables import oracle_name
@@ -183,10 +183,10 @@ def _named(name: str, role: Role) -> str:
     return oracle_name(name) if role is Role.ORACLE else name
 
 
-def kl_histogram(labels: Sequence[SensitivityLabel]) -> Draw:
+def kl_histogram(labels: Sequence[Sensitivity]) -> Draw:
     """Left: how many steps have which KL (log axis); right: the share of all KL held by the most sensitive steps."""
     kl = np.array([label.kl_sum for label in labels], dtype=np.float64)
-    differs = np.array([not label.low_agrees for label in labels])
+    differs = np.array([not label.agrees for label in labels])
 
     def draw(figure: Figure, palette: Palette) -> None:
         left, right = figure.subplots(1, 2, width_ratios=[3, 2])
@@ -256,13 +256,14 @@ def spending(evaluation: Evaluation, split: str) -> Draw:
     return draw
 
 
-def episode_steps(episode: Episode, kl: Sequence[float | None], highest: str) -> Draw:
+def episode_steps(episode: Episode, highest: str) -> Draw:
     """One bar a step, as long as its KL, coloured by the precision that took it. Top to bottom in playing order."""
 
     def draw(figure: Figure, palette: Palette) -> None:
         axes = figure.add_subplot()
         _frame(axes, palette)
         places = list(range(len(episode.steps)))
+        kl = [step.sensitivity.kl_sum if step.sensitivity else None for step in episode.steps]
         top = max([x for x in kl if x is not None] or [1.0]) or 1.0
         colours = [palette["high" if step.decision.variant == highest else "low"] for step in episode.steps]
         # A step without KL still shows its colour: every bar has a short stub.

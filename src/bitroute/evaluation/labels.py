@@ -1,36 +1,25 @@
 """What a set of sensitivity labels says as a whole: how skewed the KL is, and on which actions it sits.
 
-It sees labels through a small protocol and neither model nor router behind them.
+It sees the labels alone, neither model nor router behind them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from scipy.stats import rankdata
 
+from bitroute.episode import Sensitivity
+from bitroute.evaluation.statistics import Floats
+
 TOP_SHARE = 0.2
-
-
-class SensitivityLabel(Protocol):
-    """One labelled step: KL(high || low) summed over its action tokens (nats), and whether low would act the same."""
-
-    @property
-    def kl_sum(self) -> float: ...
-    @property
-    def verb(self) -> str: ...
-    @property
-    def low_agrees(self) -> bool: ...
-    @property
-    def exact_kl(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class VerbSensitivity:
-    """Steps whose action begins with `verb`: KL quantiles, their part of all KL, how often low would act otherwise."""
+    """Steps whose action (high's) begins with `verb`: KL quantiles, their part of all KL, how often low would act otherwise."""
 
     verb: str
     steps: int
@@ -61,13 +50,13 @@ class LabelSummary:
     verbs: tuple[VerbSensitivity, ...]
 
 
-def summarise(labels: Sequence[SensitivityLabel]) -> LabelSummary:
+def summarise(labels: Sequence[Sensitivity]) -> LabelSummary:
     """Summarise labels; verbs come by their part of all KL, largest first. Raises ValueError when there are none."""
     if not labels:
         raise ValueError("there are no sensitivity labels to summarise")
     kl = np.array([label.kl_sum for label in labels], dtype=np.float64)
-    differs = np.array([not label.low_agrees for label in labels])
-    names = np.array([label.verb for label in labels])
+    differs = np.array([not label.agrees for label in labels])
+    names = np.array([verb_of(label.action) for label in labels])
     total = float(kl.sum())
     verbs = []
     for verb in sorted(set(names.tolist())):
@@ -83,7 +72,7 @@ def summarise(labels: Sequence[SensitivityLabel]) -> LabelSummary:
                 disagree=float(differs[names == verb].mean()),
             )
         )
-    pairs = [(label.kl_sum, label.exact_kl) for label in labels if label.exact_kl is not None]
+    pairs = [(label.kl_sum, label.exact) for label in labels if label.exact is not None]
     return LabelSummary(
         steps=len(kl),
         median=float(np.median(kl)),
@@ -98,7 +87,12 @@ def summarise(labels: Sequence[SensitivityLabel]) -> LabelSummary:
     )
 
 
-def concentration(kl: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def verb_of(action: str) -> str:
+    """The first word of an action, "(empty)" where there is none."""
+    return action.split(maxsplit=1)[0] if action.strip() else "(empty)"
+
+
+def concentration(kl: Floats) -> Floats:
     """Share of all KL held by the k most sensitive steps, k = 0 .. n: [n + 1]. All zeros when there is no KL at all."""
     running = np.concatenate([[0.0], np.cumsum(np.sort(kl)[::-1])])
     return running / running[-1] if running[-1] > 0 else running

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitroute.episode import Episode
+from bitroute.episode import Episode, Sensitivity
 from bitroute.errors import ConfigError, DataError
 from bitroute.evaluation.document import document
-from bitroute.evaluation.labels import SensitivityLabel, summarise
+from bitroute.evaluation.labels import summarise
 from bitroute.evaluation.results import Evaluation, Role
 from bitroute.evaluation.tables import conclusions, p_against, p_value, percent, percent_interval
 from bitroute.store.files import write_atomic
@@ -28,14 +28,6 @@ except ModuleNotFoundError as error:
 
 
 @dataclass(frozen=True, slots=True)
-class ExampleEpisode:
-    """An episode to be shown step by step. `kl` holds KL(high || low) of each step in nats, None where it was not measured."""
-
-    episode: Episode
-    kl: tuple[float | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class _Figure:
     name: str
     svg: str
@@ -46,24 +38,18 @@ class _Figure:
 def write_report(
     directory: Path,
     results: Sequence[Evaluation],
-    sensitivity_labels: Sequence[SensitivityLabel] = (),
-    example_episodes: Sequence[ExampleEpisode] = (),
+    sensitivity_labels: Sequence[Sensitivity] = (),
+    example_episodes: Sequence[Episode] = (),
     meta: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `report.html`, `report.json` and `figures/*.png` into `directory`, each file whole or not at all.
 
     `meta` (JSON values by name: command, commit, seeds, tau ...) is shown as a table and stored; its `title` heads the page.
-    Raises DataError without results, for an example whose KL values do not match its steps, for `meta` that is no JSON, and
-    when the disk refuses.
+    `example_episodes` are shown step by step, with the KL of those steps that carry a label. Raises DataError without results,
+    for `meta` that is no JSON, and when the disk refuses.
     """
     if not results:
         raise DataError("a report needs at least one evaluation")
-    for example in example_episodes:
-        if len(example.kl) != len(example.episode.steps):
-            raise DataError(
-                f"example episode of task {example.episode.task_id}: {len(example.kl)} KL values for "
-                f"{len(example.episode.steps)} steps"
-            )
     meta = dict(meta or {})
     labels = summarise(sensitivity_labels) if sensitivity_labels else None
     try:
@@ -175,7 +161,7 @@ def _split(name: str, evaluation: Evaluation, split: str, drawn: list[_Figure]) 
     }
 
 
-def _draw_kl(labels: Sequence[SensitivityLabel], drawn: list[_Figure]) -> _Figure:
+def _draw_kl(labels: Sequence[Sensitivity], drawn: list[_Figure]) -> _Figure:
     return _draw(
         "kl",
         figures.kl_histogram(labels),
@@ -186,18 +172,19 @@ def _draw_kl(labels: Sequence[SensitivityLabel], drawn: list[_Figure]) -> _Figur
     )
 
 
-def _example(index: int, example: ExampleEpisode, evaluation: Evaluation, drawn: list[_Figure]) -> dict[str, Any]:
-    episode, highest = example.episode, evaluation.ladder[-1]
+def _example(index: int, episode: Episode, evaluation: Evaluation, drawn: list[_Figure]) -> dict[str, Any]:
+    highest = evaluation.ladder[-1]
     figure = _draw(
         f"episode-{index}",
-        figures.episode_steps(episode, example.kl, highest),
+        figures.episode_steps(episode, highest),
         (8.2, 1.4 + 0.27 * len(episode.steps)),
         "One bar a step, as long as its KL, coloured by the precision that took it. A good router paints the long bars.",
         drawn,
     )
-    top = max([kl for kl in example.kl if kl is not None] or [0.0])
+    labelled = [step.sensitivity.kl_sum if step.sensitivity else None for step in episode.steps]
+    top = max([kl for kl in labelled if kl is not None] or [0.0])
     steps = [
         {"step": step, "high": step.decision.variant == highest, "kl": kl, "width": 100 * kl / top if kl and top > 0 else 0.0}
-        for step, kl in zip(episode.steps, example.kl, strict=True)
+        for step, kl in zip(episode.steps, labelled, strict=True)
     ]
     return {"episode": episode, "steps": steps, "figure": figure}

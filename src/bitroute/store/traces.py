@@ -19,7 +19,7 @@ from typing import BinaryIO, Final, Literal, Self
 
 import msgspec
 
-from bitroute.episode import Episode, Signals, Step
+from bitroute.episode import Episode, Sensitivity, Signals, Step
 from bitroute.errors import DataError
 
 SCHEMA: Final = 1
@@ -186,6 +186,18 @@ def _rounded_step(step: Step) -> Step:
             tuple(_round(x, "margin") for x in signals.margin),
         ),
         reward=_round(step.reward, "reward"),
+        sensitivity=None if step.sensitivity is None else _rounded_sensitivity(step.sensitivity),
+    )
+
+
+def _rounded_sensitivity(label: Sensitivity) -> Sensitivity:
+    return replace(
+        label,
+        kl_sum=_round(label.kl_sum, "kl_sum"),
+        kl_mean=_round(label.kl_mean, "kl_mean"),
+        kl_max=_round(label.kl_max, "kl_max"),
+        raw_sum=_round(label.raw_sum, "raw_sum"),
+        exact=None if label.exact is None else _round(label.exact, "exact"),
     )
 
 
