@@ -271,7 +271,8 @@ def episode_steps(episode: Episode, highest: str) -> Draw:
         for place, value in zip(places, kl, strict=True):
             text = "no KL" if value is None else f"{value:.2f}"
             axes.text(0.03 * top + (value or 0.0), place, text, va="center", color=palette["muted"], fontsize=8)
-        axes.set_yticks(places, [f"{i + 1}. {step.action}" for i, step in enumerate(episode.steps)])
+        # Actions are any text: a price in dollars is no formula.
+        axes.set_yticks(places, [f"{i + 1}. {step.action}" for i, step in enumerate(episode.steps)], parse_math=False)
         axes.set_ylim(len(places) - 0.4, -0.6)
         axes.set_xlim(0, 1.12 * top)
         axes.grid(visible=False, axis="y")

@@ -1,0 +1,68 @@
+import pytest
+
+from bitroute.evaluation.evaluate import evaluate
+from bitroute.evaluation.results import Evaluation, Role, Run
+from bitroute.evaluation.statistics import Estimate
+from bitroute.evaluation.tables import align, conclusions, p_value, percent, percent_interval, summary, text_table
+
+
+@pytest.fixture(scope="module")
+def result(simulated: list[Run]) -> Evaluation:
+    return evaluate(simulated, environment="toy", ladder=("low", "high"), resamples=2000)
+
+
+def test_numbers() -> None:
+    assert (percent(0.5), percent(1.234, 0), percent(float("nan"))) == ("50.0", "123", "-")
+    assert percent_interval(Estimate(0.5, 0.25, 0.75), 0) == "50 [25, 75]"
+    assert percent_interval(None) == "-"
+    assert (p_value(0.04), p_value(0.0009), p_value(None)) == ("0.040", "<.001", "-")
+
+
+def test_columns_line_up() -> None:
+    assert (
+        align(("a", "n"), [("long name", "1"), ("b", "100")])
+        == "a            n\n---------  ---\nlong name    1\nb          100"
+    )
+
+
+def test_the_table_has_a_line_for_every_policy(result: Evaluation) -> None:
+    lines = text_table(result, "unseen").splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert [line.split("  ")[0] for line in lines[2:]] == [row.policy for row in result.table("unseen")]
+    assert "gap recovered %" in lines[0]
+    assert len(text_table(result, "unseen", "heat").splitlines()) == len(lines)
+
+
+def test_the_sentences_say_what_was_found(result: Evaluation) -> None:
+    gap, achieved, compared = conclusions(result, "unseen")
+    assert gap.startswith("Of 300 tasks all-high solved 80.3 %, all-low 54.3 %: a gap of 26.0 points.")
+    assert "mean of 3 seeds" in achieved and "within its budget of 30 %" in achieved and "of the gap." in achieved
+    assert "beats random (+" in compared and "cannot be told from kl oracle (-" in compared
+    assert summary(result).count("\n- ") == 3
+
+
+def test_an_oracle_is_called_one(make_run) -> None:
+    runs = [make_run("all-high", "1", "h"), make_run("all-low", "0", "l"), make_run("peek", "1", "l", role=Role.ORACLE)]
+    assert "peek (oracle)" in text_table(evaluate(runs, environment="toy", ladder=("low", "high")), "unseen")
+
+
+def test_the_sentences_admit_what_was_not_found(make_run) -> None:
+    runs = [
+        make_run("all-high", "1110", "h", role=Role.FIXED),
+        make_run("all-low", "1101", "l", role=Role.FIXED),
+        make_run("dmr", "1111", "h", role=Role.LEARNED, budget=0.3),
+    ]
+    gap, achieved = conclusions(evaluate(runs, environment="toy", ladder=("low", "high")), "unseen")
+    assert gap.endswith("no gap that these tasks can tell from chance.")
+    assert "ABOVE its budget of 30 %" in achieved
+    assert "recovered" not in achieved
+
+
+def test_a_coarse_gap_is_called_coarse(make_run) -> None:
+    runs = [
+        make_run("all-high", "1111111000", "h", role=Role.FIXED),
+        make_run("all-low", "1110000000", "l", role=Role.FIXED),
+        make_run("dmr", "1111100001", "l", role=Role.LEARNED),
+    ]
+    achieved = conclusions(evaluate(runs, environment="toy", ladder=("low", "high")), "unseen")[1]
+    assert achieved.endswith("which 10 tasks measure too coarsely to build on.")
