@@ -1,24 +1,27 @@
 """Plays episodes: environment, agent, engine and router put together, many at a time. Here, and only here, the four meet.
 
-A router's probes are measured before it decides and charged to the step. Whatever breaks inside one episode (its environment, a
-context that outgrew the model) ends that episode with the boundary's name in `Episode.failure`; the others play on.
+A router's probes are measured before it decides and charged to the step. Labels are not part of playing: with or without them
+the same actions are played and the same tokens charged. What breaks inside one episode (its environment, its prompt, a context
+that outgrew the model) ends that episode with the boundary's name in `Episode.failure`; the others play on. Bad input (a
+`BitrouteError`: a truncated game file, an unknown variant) ends the run instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 from bitroute.agents.agent import Agent
 from bitroute.agents.constraint import Trie
-from bitroute.engines.engine import Engine, Generation, Sampling
+from bitroute.engines.engine import CacheMode, Engine, Generation, Sampling
 from bitroute.envs.environment import Environment
-from bitroute.episode import Decision, Episode, Observation, Sensitivity, Signals, Step, Task, Usage, View
-from bitroute.errors import CapabilityError
+from bitroute.episode import Decision, Episode, Observation, Sensitivity, Step, Task, Usage, View
+from bitroute.errors import BitrouteError, CapabilityError, ConfigError
 from bitroute.routers.router import Probe, Router
-from bitroute.training.sensitivity import isolated, measure
+from bitroute.training.sensitivity import measure
 
 
 @dataclass(slots=True, eq=False)
@@ -38,13 +41,29 @@ class Running:
     success: bool = False
     failure: str | None = None
     forced: str | None = None
+    read: dict[str, int] = field(default_factory=dict)  # tokens that each variant's cache owes to playing, not to labels
+
+    def fail(self, boundary: str, problem: object) -> None:
+        """End the episode; `boundary` is what broke."""
+        text = f"{type(problem).__name__}: {problem}" if isinstance(problem, Exception) else str(problem)
+        self.failure, self.done = f"{boundary}: {text}", True
+
+
+@dataclass(slots=True)
+class Probed:
+    """What the lowest variant would do, and the contexts on which it was tried."""
+
+    contexts: list[Any]
+    generations: list[Generation]
 
 
 @dataclass(frozen=True, slots=True)
 class Player:
     """How to play: everything but the tasks. `label` measures the sensitivity of every step (it costs, but is not charged).
 
-    `constrained` limits actions to the admissible commands; otherwise the model writes freely, and the environment answers.
+    `constrained` limits actions to the admissible commands, where the environment lists them; otherwise the model writes
+    freely, and the environment answers. Raises CapabilityError when the router is made for other variants than the engine
+    hosts or needs a sensitivity that a single variant cannot have, ConfigError when `max_steps` is not positive.
     """
 
     environment: Callable[[], Environment[Any]]
@@ -56,53 +75,82 @@ class Player:
     constrained: bool = True
     label: bool = False
 
+    def __post_init__(self) -> None:
+        ladder = self.engine.ladder
+        if tuple(self.router.variants) != tuple(ladder):
+            raise CapabilityError(
+                f"router {self.router.name} is for {', '.join(self.router.variants)}; the engine hosts {', '.join(ladder)}"
+            )
+        if (self.label or Probe.SENSITIVITY in self.router.probes) and len(ladder) < 2:
+            raise CapabilityError("sensitivity needs an engine with at least two variants")
+        if self.max_steps < 1:
+            raise ConfigError(f"max_steps {self.max_steps}: an episode has at least one step")
+
     def start(self, task: Task, seed: int) -> Running:
-        """Reset an environment to `task`; nothing is generated yet."""
+        """Reset an environment to `task`; nothing is generated yet. A task that cannot be started is returned as failed."""
         environment = self.environment()
-        opening = environment.reset(task)
+        nothing = Observation("")
         running = Running(
-            task, seed, environment, opening, opening, self.engine.open(), self.router.begin(seed), View(messages=())
+            task,
+            seed,
+            environment,
+            nothing,
+            nothing,
+            self.engine.open(),
+            self.router.begin(draw_seed(task, seed)),
+            View(messages=()),
         )
-        self._tell(running)
+        try:
+            running.opening = running.observation = environment.reset(task)
+        except BitrouteError:
+            raise
+        except Exception as error:  # a broken environment is data about one episode, not the end of the run
+            running.fail("environment", error)
+        else:
+            self._tell(running)
         return running
 
     def branch(self, running: Running, forced: str | None) -> Running:
-        """An independent copy that plays on from here; `forced` is the variant of its next step.
+        """An independent copy that plays on from here; `forced` is the variant of its next step (None leaves it to the
+        router).
 
-        The router's state starts afresh: a router recomputes what it remembers from the view.
+        The router's state starts afresh: a router recomputes what it remembers from the view, and its draws depend on the
+        episode's seed and the step alone, so that a branch that nothing is forced on plays what the original plays.
         """
-        copy = replace(
+        return replace(
             running,
             environment=running.environment.copy(),
             context=self.engine.fork(running.context),
-            memory=self.router.begin(running.seed),
+            memory=self.router.begin(draw_seed(running.task, running.seed)),
             steps=list(running.steps),
             forced=forced,
+            read=dict(running.read),
         )
-        return copy
 
-    def advance(self, runnings: list[Running]) -> None:
+    def advance(self, runnings: Sequence[Running]) -> None:
         """Play one step of every running episode, in one batch."""
-        engine = self.engine
-        contexts = [r.context for r in runnings]
-        tries = [self.agent.constraint(r.observation.admissible) if self.constrained else None for r in runnings]
+        tries = self._tries(runnings)
         labels: list[Sensitivity | None] = [None] * len(runnings)
         if self.label or Probe.SENSITIVITY in self.router.probes:
-            labels = list(measure(engine, contexts, tries, self.agent.parse))
-        probed = self._probe(contexts, tries) if Probe.LOW_GENERATION in self.router.probes else None
+            labels = list(self.sensitivities(runnings))
+        probed = self._probe(runnings, tries) if Probe.LOW_GENERATION in self.router.probes else None
         views = [
-            replace(r.view, probe=probed[i].signals if probed else None, sensitivity=labels[i]) for i, r in enumerate(runnings)
+            replace(r.view, probe=probed.generations[i].signals if probed else None, sensitivity=labels[i])
+            for i, r in enumerate(runnings)
         ]
         decisions = self.router.decide(views, [r.memory for r in runnings])
         for index, running in enumerate(runnings):
             if running.forced is not None:
                 decisions[index] = Decision(running.forced, decisions[index].score, "forced")
                 running.forced = None
-        generations = self._generate(contexts, [d.variant for d in decisions], tries, probed)
+        spent = self._settle(runnings, [d.variant for d in decisions], probed)
+        generations = self._generate(runnings, [d.variant for d in decisions], tries, probed)
         for index, running in enumerate(runnings):
-            wasted = probed is not None and decisions[index].variant != engine.ladder[0]
-            spent = (probed[index].usage,) if probed and wasted else ()
-            self._act(running, decisions[index], generations[index], spent, labels[index])
+            self._act(running, decisions[index], generations[index], spent[index], labels[index])
+
+    def sensitivities(self, runnings: Sequence[Running]) -> list[Sensitivity]:
+        """The label of each running episode's coming step. Nothing is charged, and what will be played stays the same."""
+        return measure(self.engine, [r.context for r in runnings], self._tries(runnings), self.agent.parse)
 
     def finish(self, running: Running, policy: str) -> Episode:
         """The episode as a value; the context is given back."""
@@ -112,28 +160,63 @@ class Player:
             task.id, task.kind, task.split, policy, running.seed, tuple(running.steps), running.success, running.failure
         )
 
-    def _probe(self, contexts: list[Any], tries: list[Trie | None]) -> list[Generation]:
-        """What the lowest variant would do."""
-        with isolated(self.engine, contexts) as used:
-            return self.engine.generate(used, [self.engine.ladder[0]] * len(used), tries, self.sampling)
+    def _tries(self, runnings: Sequence[Running]) -> list[Trie | None]:
+        """What each next action is limited to."""
+        admissible = [r.observation.admissible if self.constrained else () for r in runnings]
+        return [self.agent.constraint(commands) if commands else None for commands in admissible]
+
+    def _probe(self, runnings: Sequence[Running], tries: Sequence[Trie | None]) -> Probed:
+        """Let the lowest variant generate: in place where it has its own cache, else on forks (`_settle` cleans up)."""
+        engine, low = self.engine, self.engine.ladder[0]
+        own = engine.cache_mode is CacheMode.OWN
+        contexts = [r.context if own else engine.fork(r.context) for r in runnings]
+        generations = engine.generate(contexts, [low] * len(contexts), tries, self.sampling)
+        charged = [self._charge(r, g) for r, g in zip(runnings, generations, strict=True)]
+        return Probed(contexts, charged)
+
+    def _settle(self, runnings: Sequence[Running], variants: Sequence[str], probed: Probed | None) -> list[tuple[Usage, ...]]:
+        """Keep the probe's context where low was chosen, undo the probe elsewhere; what each undone probe cost."""
+        if probed is None:
+            return [()] * len(runnings)
+        spent: list[tuple[Usage, ...]] = []
+        for running, variant, context, generation in zip(runnings, variants, probed.contexts, probed.generations, strict=True):
+            kept = variant == self.engine.ladder[0]
+            if context is running.context:
+                if not kept:
+                    length = len(context.tokens) - len(generation.tokens)
+                    self.engine.rollback(context, length)
+                    running.read[generation.usage.variant] = min(running.read[generation.usage.variant], length)
+            elif kept:
+                self.engine.close(running.context)
+                running.context = context
+            else:
+                self.engine.close(context)
+            spent.append(() if kept else (generation.usage,))
+        return spent
 
     def _generate(
-        self, contexts: list[Any], variants: list[str], tries: list[Trie | None], probed: list[Generation] | None
+        self, runnings: Sequence[Running], variants: Sequence[str], tries: Sequence[Trie | None], probed: Probed | None
     ) -> list[Generation]:
         """Each action by its variant. What the probe already generated is not generated again."""
-        results: list[Generation | None] = [None] * len(contexts)
-        if probed:
-            for index, variant in enumerate(variants):
-                if variant == self.engine.ladder[0]:
-                    results[index] = probed[index]
-                    self.engine.extend(contexts[index], probed[index].tokens)
-        rest = [i for i, result in enumerate(results) if result is None]
+        known = {i: probed.generations[i] for i, v in enumerate(variants) if v == self.engine.ladder[0]} if probed else {}
+        rest = [i for i in range(len(runnings)) if i not in known]
         fresh = self.engine.generate(
-            [contexts[i] for i in rest], [variants[i] for i in rest], [tries[i] for i in rest], self.sampling
+            [runnings[i].context for i in rest], [variants[i] for i in rest], [tries[i] for i in rest], self.sampling
         )
-        for index, generation in zip(rest, fresh, strict=True):
-            results[index] = generation
-        return [r for r in results if r is not None]
+        known |= {i: self._charge(runnings[i], generation) for i, generation in zip(rest, fresh, strict=True)}
+        return [known[i] for i in range(len(runnings))]
+
+    def _charge(self, running: Running, generation: Generation) -> Generation:
+        """The generation with the usage that it would have had without labels.
+
+        A label leaves tokens in a variant's own cache that playing has not paid for yet: they count as prefilled here.
+        """
+        usage = generation.usage
+        if self.engine.cache_mode is not CacheMode.OWN:
+            return generation
+        cached = min(usage.cached, running.read.get(usage.variant, 0))
+        running.read[usage.variant] = usage.cached + usage.prefill + usage.decode
+        return replace(generation, usage=replace(usage, cached=cached, prefill=usage.prefill + usage.cached - cached))
 
     def _act(
         self,
@@ -148,8 +231,10 @@ class Player:
         reward = 0.0
         try:
             transition = running.environment.step(action)
-        except Exception as error:  # a broken environment is data about one episode, not the end of the run
-            running.failure, running.done = f"environment: {type(error).__name__}: {error}", True
+        except BitrouteError:
+            raise
+        except Exception as error:  # as in `start`
+            running.fail("environment", error)
         else:
             reward, running.observation, running.done = transition.reward, transition.observation, transition.done
             running.success = running.success or reward > 0
@@ -158,44 +243,59 @@ class Player:
         )
         running.done = running.done or len(running.steps) >= self.max_steps
         if not running.done:
-            self._remember(running, action, decision.variant, generation.signals)
+            view = running.view
+            running.view = replace(
+                view,
+                actions=(*view.actions, action),
+                variants=(*view.variants, decision.variant),
+                signals=(*view.signals, generation.signals),
+            )
             self._tell(running)
-
-    def _remember(self, running: Running, action: str, variant: str, signals: Signals) -> None:
-        view = running.view
-        running.view = replace(
-            view,
-            actions=(*view.actions, action),
-            variants=(*view.variants, variant),
-            signals=(*view.signals, signals),
-        )
 
     def _tell(self, running: Running) -> None:
         """Give the newest observation to the agent's context and to the view."""
-        message = self.agent.message(running.opening, running.observation)
-        self.engine.extend(running.context, self.agent.prompt(message, first=not running.steps))
+        try:
+            message = self.agent.message(running.opening, running.observation)
+            prompt = self.agent.prompt(message, first=not running.steps)
+        except BitrouteError:
+            raise
+        except Exception as error:  # an observation that the agent cannot read is data too
+            running.fail("agent", error)
+            return
+        self.engine.extend(running.context, prompt)
         running.view = replace(running.view, messages=(*running.view.messages, message))
         room = self.engine.max_length - self.sampling.max_tokens
         if len(running.context.tokens) > room:
-            running.failure, running.done = f"engine: the episode outgrew the model's {self.engine.max_length} positions", True
+            running.fail("engine", f"the episode outgrew the model's {self.engine.max_length} positions")
+
+
+def draw_seed(task: Task, seed: int) -> int:
+    """The router's seed for one episode: two tasks of one run must not share their random numbers."""
+    return zlib.crc32(f"{task.id}|{seed}".encode())
 
 
 def play(player: Player, jobs: Iterable[tuple[Task, int]], policy: str, batch: int = 64) -> Iterator[Episode]:
     """Play (task, seed) pairs, `batch` at a time; episodes come in the order in which they end.
 
-    Deterministic: the same jobs, in the same order and batch size, give the same episodes.
+    Deterministic: the same jobs, in the same order and batch size, give the same episodes. Contexts are given back, also when
+    the caller stops early. Raises ConfigError when `batch` is not positive.
     """
-    if Probe.SENSITIVITY in player.router.probes and len(player.engine.ladder) < 2:
-        raise CapabilityError("an oracle needs an engine with at least two variants")
+    if batch < 1:
+        raise ConfigError(f"batch {batch}: at least one episode is played at a time")
     queue = iter(jobs)
     running: list[Running] = []
-    while True:
-        running += [player.start(task, seed) for task, seed in islice(queue, batch - len(running))]
-        if not running:
-            return
-        ready = [r for r in running if not r.done]
-        if ready:
-            player.advance(ready)
-        for ended in [r for r in running if r.done]:
-            yield player.finish(ended, policy)
-        running = [r for r in running if not r.done]
+    try:
+        while True:
+            running += [player.start(task, seed) for task, seed in islice(queue, batch - len(running))]
+            if not running:
+                return
+            ready = [r for r in running if not r.done]
+            if ready:
+                player.advance(ready)
+            ended, running = [r for r in running if r.done], [r for r in running if not r.done]
+            episodes = [player.finish(r, policy) for r in ended]
+            del ready, ended  # with them goes what the router remembers: its memory stays bounded by the batch
+            yield from episodes
+    finally:
+        for left in running:
+            player.engine.close(left.context)

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from bitroute.episode import Decision, View
 from bitroute.errors import CapabilityError, ConfigError
-from bitroute.routers.router import Probe
+from bitroute.routers.router import Probe, draw
 
 
 def share(value: float) -> float:
@@ -44,13 +44,13 @@ class Random:
     def __init__(self, variants: Sequence[str], p: float) -> None:
         self.variants, self.p, self.name = tuple(variants), share(p), f"random({p:g})"
 
-    def begin(self, seed: int) -> random.Random:
-        """The episode's own generator."""
-        return random.Random(seed)
+    def begin(self, seed: int) -> int:
+        """The episode's seed."""
+        return seed
 
-    def decide(self, views: Sequence[View], states: Sequence[random.Random]) -> list[Decision]:
+    def decide(self, views: Sequence[View], states: Sequence[int]) -> list[Decision]:
         """One draw a step."""
-        high = [state.random() < self.p for state in states]
+        high = [draw(seed, len(view.actions)) < self.p for view, seed in zip(views, states, strict=True)]
         return [Decision(self.variants[-1 if h else 0], reason="random", propensity=self.p if h else 1 - self.p) for h in high]
 
 

@@ -6,6 +6,7 @@ engine: what it wants measured it declares in `probes`, the rollout measures it 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Protocol
@@ -28,9 +29,18 @@ class Router(Protocol):
     probes: frozenset[Probe]
 
     def begin(self, seed: int) -> Any:
-        """The state of a new episode (a random generator, a cache ...); `seed` is the episode's."""
+        """The state of a new episode (its seed, a cache ...)."""
         ...
 
     def decide(self, views: Sequence[View], states: Sequence[Any]) -> list[Decision]:
-        """One decision per view; states are updated in place and belong to the view at the same index."""
+        """One decision per view; states are updated in place and belong to the view at the same index.
+
+        The decision is a function of view and seed: a fresh state decides as one that has seen the whole episode. So an
+        episode can be branched, or taken up again after a restart.
+        """
         ...
+
+
+def draw(seed: int, step: int) -> float:
+    """The random number in 0..1 that belongs to `step` of the episode with `seed`."""
+    return random.Random(f"{seed}|{step}").random()

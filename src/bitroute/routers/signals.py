@@ -1,4 +1,4 @@
-"""A logistic regression over cheap features of the trajectory: no network, no tokenizer, microseconds a decision.
+"""A logistic regression over cheap features of the trajectory: no network, no tokenizer, well under a millisecond a decision.
 
 The features know chat text in general (repetition, failure, new words, overlap with the newest message's last line, where
 agents put their goal), and what past generations revealed; nothing of a particular environment.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 
 from bitroute.episode import View
-from bitroute.errors import DataError
+from bitroute.errors import ConfigError, DataError
 from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others
 from bitroute.store.files import write_atomic
 
@@ -46,16 +47,23 @@ _FAILED: Final = re.compile(r"nothing happens|error|invalid|cannot|can't|unknown
 _WORD: Final = re.compile(r"\w+")
 
 
+@lru_cache(maxsize=65536)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(text.lower()))
+
+
 def features(view: View, high: str) -> Floats:
     """The features of the coming step, [len(FEATURES)]; unknown log-probabilities count as certainty."""
     body, _, goal = view.messages[-1].rpartition("\n")
-    body = body if view.actions else body.rpartition("\n")[0]  # an opening repeats the goal in its own words
-    words = _WORD.findall(body.lower())
-    goal_words = _WORD.findall(goal.lower())
-    earlier = {w for m in view.messages[:-1] for w in _WORD.findall(m.lower())}
+    if not body:
+        body, goal = goal, ""  # a message of one line states no goal of its own
+    elif not view.actions:
+        body = body.rpartition("\n")[0] or body  # an opening repeats the goal in its own words
+    words, goal_words = _words(body), _words(goal)
+    earlier = set[str]().union(*map(_words, view.messages[:-1]))
     step = len(view.actions)
-    signals = [s for s in view.signals if s is not None]
-    last = signals[-1] if signals else None
+    last = view.signals[-1] if view.signals else None
+    entropies = [sum(s.entropy) for s in view.signals if s is not None]
     return np.array(
         [
             step / 10,
@@ -67,13 +75,13 @@ def features(view: View, high: str) -> Floats:
             bool(goal_words) and goal_words[-1] in words,
             sum(w in words for w in goal_words) / max(1, len(goal_words)),
             bool(view.actions) and view.actions[-1] in view.actions[:-1],
-            1 - len(set(view.actions)) / max(1, step),
+            (step - len(set(view.actions))) / max(1, step),
             bool(view.variants) and view.variants[-1] == high,
             sum(v == high for v in view.variants) / max(1, step),
             sum(last.entropy) if last else 0.0,
             min(last.margin, default=1.0) if last else 1.0,
             sum(last.constrained) if last else 0.0,
-            sum(sum(s.entropy) for s in signals) / max(1, len(signals)),
+            sum(entropies) / max(1, len(entropies)),
         ],
         dtype=np.float64,
     )
@@ -114,12 +122,18 @@ class SignalsModel(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def fit(rows: Floats, labels: npt.ArrayLike, variants: Sequence[str], model: str, ridge: float = 1e-3) -> SignalsModel:
-    """Class-weighted logistic regression of `labels` (0 or 1) on `rows` [n, len(FEATURES)], with an L2 penalty `ridge`."""
+    """Class-weighted logistic regression of `labels` (0 or 1) on `rows` [n, len(FEATURES)], with an L2 penalty `ridge`.
+
+    Raises ConfigError when the labels are all alike.
+    """
     y = np.asarray(labels, dtype=np.float64)
-    mean, scale = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-6)
+    positives = y.sum()
+    if positives in (0, len(y)):
+        raise ConfigError(f"signals: {positives:g} of {len(y)} steps are labelled sensitive; there is nothing to tell apart")
+    mean, spread = rows.mean(axis=0), rows.std(axis=0)
+    scale = np.where(spread > 1e-6, spread, 1.0)  # a feature that never changed stays without weight
     x = (rows - mean) / scale
-    positives = max(1.0, y.sum())
-    weight = np.where(y > 0, len(y) / (2 * positives), len(y) / (2 * max(1.0, len(y) - positives)))
+    weight = np.where(y > 0, len(y) / (2 * positives), len(y) / (2 * (len(y) - positives)))
 
     def loss(theta: Floats) -> tuple[float, Floats]:
         z = x @ theta[:-1] + theta[-1]

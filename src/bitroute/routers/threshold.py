@@ -9,7 +9,6 @@ every K.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,14 @@ from typing import Any
 
 from bitroute.episode import Decision, View
 from bitroute.errors import ConfigError, DataError
-from bitroute.routers.router import Probe
+from bitroute.routers.router import Probe, draw
 
 
 @dataclass(slots=True)
 class Scored:
-    """An episode's state: its random generator and whatever the scorer remembers."""
+    """An episode's state: its seed and whatever the scorer remembers."""
 
-    random: random.Random
+    seed: int
     memory: Any = None
 
 
@@ -52,7 +51,7 @@ class ThresholdRouter:
 
     def begin(self, seed: int) -> Scored:
         """A fresh state."""
-        return Scored(random.Random(seed), self.remember())
+        return Scored(seed, self.remember())
 
     def remember(self) -> Any:
         """What the scorer keeps for one episode; nothing by default."""
@@ -65,11 +64,11 @@ class ThresholdRouter:
     def decide(self, views: Sequence[View], states: Sequence[Scored]) -> list[Decision]:
         """Scores against thresholds, or draws from the ordered logit model when `sample` is on."""
         decisions = []
-        for score, state in zip(self.scores(views, states), states, strict=True):
+        for view, score, state in zip(views, self.scores(views, states), states, strict=True):
             if self.sample:
                 at_least = [1.0, *(sigmoid(score - t) for t in self.thresholds), 0.0]
-                draw = state.random.random()
-                rung = sum(draw < p for p in at_least) - 1
+                chance = draw(state.seed, len(view.actions))
+                rung = sum(chance < p for p in at_least) - 1
                 propensity = at_least[rung] - at_least[rung + 1]
             else:
                 rung, propensity = sum(score > t for t in self.thresholds), 1.0
