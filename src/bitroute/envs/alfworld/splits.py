@@ -45,9 +45,9 @@ class Split:
     seeds: range
     layouts: frozenset[int]
 
-    def owns(self, room: Room) -> bool:
-        """Whether games in this room belong here, as far as the room decides it."""
-        return room.seed in self.seeds and int(layout_hash(room)[:8], 16) % _LAYOUTS in self.layouts
+    def owns(self, room_seed: int) -> bool:
+        """Whether games in the room of this seed belong here, as far as the room decides it."""
+        return room_seed in self.seeds and _layout(room_seed) in self.layouts
 
     def takes(self, substance: str) -> bool:
         """Whether a game with this `game_hash` in an owned room belongs here."""
@@ -101,6 +101,12 @@ def room_of(seed: int) -> Room:
     return generate_room(seed)
 
 
+@lru_cache(maxsize=1 << 14)
+def _layout(seed: int) -> int:
+    """The part of all layouts to which the room of a seed belongs."""
+    return int(layout_hash(room_of(seed))[:8], 16) % _LAYOUTS
+
+
 def _split(name: str) -> Split:
     if name not in SPLITS:
         raise ConfigError(f"unknown split {name!r}; generated splits are {', '.join(SPLITS)}")
@@ -115,6 +121,6 @@ def _draw_room(rng: random.Random, owner: Split, kind: TaskKind) -> Room:
     for _ in range(_MAX_TRIES):
         seed = first + len(ROOM_KINDS) * int(rng.random() * (len(owner.seeds) // len(ROOM_KINDS))) + offset
         room = room_of(seed)
-        if kind in room.goals and owner.owns(room):
+        if kind in room.goals and owner.owns(seed):
             return room
     raise AssertionError(f"no room for {kind} in {owner.name}")
