@@ -178,7 +178,8 @@ def _example(index: int, episode: Episode, evaluation: Evaluation, drawn: list[_
         f"episode-{index}",
         figures.episode_steps(episode, highest),
         (8.2, 1.4 + 0.27 * len(episode.steps)),
-        "One bar a step, as long as its KL, coloured by the precision that took it. A good router paints the long bars.",
+        "One bar a step, as long as its KL, coloured by the precision that took it. A good router takes the long bars at high "
+        "precision and leaves the short ones to low.",
         drawn,
     )
     labelled = [step.sensitivity.kl_sum if step.sensitivity else None for step in episode.steps]
