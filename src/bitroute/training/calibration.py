@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bitroute.episode import Episode
 from bitroute.errors import ConfigError
 
 
@@ -23,40 +24,56 @@ class Calibration:
     trials: tuple[tuple[float, float], ...]
 
 
+def spent(episode: Episode, variants: Sequence[str]) -> float:
+    """What an episode spends of an all-high one of equal length, 0..1: its mean rung on the ladder `variants`, cheapest first.
+
+    For two variants this is the share of steps at high precision, whose mean over episodes is the budget K. Zero steps spend 0.
+    """
+    rungs = [variants.index(step.decision.variant) for step in episode.steps]
+    return sum(rungs) / max(1, len(rungs)) / (len(variants) - 1)
+
+
 def calibrate(
     budget: float, realised: Callable[[float], float], scores: Sequence[float], *, tolerance: float = 0.01, trials: int = 8
 ) -> Calibration:
-    """Bisect the threshold until the realised share lies in (budget - tolerance, budget].
+    """Search the threshold whose realised share lies in (budget - tolerance, budget].
 
     `realised(threshold)` plays and returns the share of high steps, which falls as the threshold rises; `scores` are logged
-    scores, for the first guess and the bracket. Of all trials the one with the largest share not above `budget` is kept; when
-    none is, the one that spends least. Raises ConfigError for a budget outside 0..1 or without scores.
+    scores. The search runs over their quantiles, not over thresholds: scores are skewed, and a quantile is about a share. Of
+    all trials the one with the largest share not above `budget` is kept; while there is none, the last trial is spent on a
+    threshold above all scores. Raises ConfigError for a budget outside 0..1 and without finite scores or trials.
     """
     if not 0.0 <= budget <= 1.0:
         raise ConfigError(f"budget {budget}: K is a share, 0..1")
-    if not len(scores):
-        raise ConfigError("calibration needs logged scores for its first guess")
-    span = float(np.ptp(scores)) or 1.0
-    below, above = float(np.min(scores)) - span, float(np.max(scores)) + span
-    guess = float(np.quantile(scores, 1 - budget))
-    seen: list[tuple[float, float]] = []
-    for _ in range(trials):
-        share = realised(guess)
-        seen.append((guess, share))
-        if budget - tolerance < share <= budget:
-            break
-        if share > budget:
-            below = guess
+    if trials < 1:
+        raise ConfigError(f"trials {trials}: calibration plays at least once")
+    logged = np.sort(np.asarray(scores, dtype=np.float64))
+    if not len(logged) or not np.isfinite(logged).all():
+        raise ConfigError("calibration needs logged scores, all finite, to search among")
+    margin = float(np.ptp(logged)) or 1.0  # other trajectories may score beyond the logged ones
+    ladder = np.concatenate(([logged[0] - margin], logged, [logged[-1] + margin]))
+    left, right = (0.0, 1.0), (1.0, 0.0)  # (quantile, share) on both sides of the budget
+    seen: dict[float, float] = {}
+    guess = 1.0 - budget
+    for _ in range(4 * trials):  # equal scores make equal thresholds, which are not played again
+        threshold = float(np.quantile(ladder, guess))
+        if threshold not in seen:
+            if seen and len(seen) == trials - 1 and min(seen.values()) > budget:
+                threshold = float(ladder[-1])
+            seen[threshold] = realised(threshold)
+            if budget - tolerance < seen[threshold] <= budget or len(seen) == trials:
+                break
+        if seen[threshold] > budget:
+            left = (guess, seen[threshold])
         else:
-            above = guess
-        guess = (below + above) / 2 if len(seen) > 1 else _second(guess, share, budget, scores, below, above)
-    within = [t for t in seen if t[1] <= budget]
-    best = max(within, key=lambda t: t[1]) if within else min(seen, key=lambda t: t[1])
-    return Calibration(best[0], best[1], tuple(seen))
+            right = (guess, seen[threshold])
+        guess = _between(left, right, budget - tolerance / 2)
+    within = {threshold: share for threshold, share in seen.items() if share <= budget} or {max(seen): seen[max(seen)]}
+    best = max(within, key=lambda threshold: within[threshold])
+    return Calibration(best, within[best], tuple(seen.items()))
 
 
-def _second(guess: float, share: float, budget: float, scores: Sequence[float], below: float, above: float) -> float:
-    """The second guess corrects the first by as much as it was off, on the scale of the logged scores."""
-    off = share - budget
-    corrected = float(np.quantile(scores, min(1.0, max(0.0, 1 - budget + off))))
-    return corrected if below < corrected < above else (below + above) / 2 if corrected == guess else corrected
+def _between(left: tuple[float, float], right: tuple[float, float], share: float) -> float:
+    """The quantile at which a line through both points has `share`, kept off the ends so that the bracket always shrinks."""
+    slope = (left[1] - share) / max(left[1] - right[1], 1e-9)
+    return left[0] + (right[0] - left[0]) * min(0.9, max(0.1, slope))

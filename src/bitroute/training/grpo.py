@@ -10,19 +10,28 @@ skipped and counted.
 from __future__ import annotations
 
 import copy
+import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from bitroute.episode import Episode, Task
-from bitroute.routers.encoder import EncoderNetwork, Reader, Trajectory, read_episode, trajectory_logits
+from bitroute.errors import ConfigError, DataError
+from bitroute.routers.encoder import EncoderNetwork, Reader, Trajectory, read_episode, trajectory_logits, unique
+from bitroute.store.files import write_atomic
+from bitroute.training.calibration import spent
 
 Floats = npt.NDArray[np.float64]
 
@@ -57,11 +66,15 @@ class Sample:
     advantage: float
 
 
-def rewards(episodes: Sequence[Episode], high: str, reference_cost: float, recipe: GrpoRecipe) -> Floats:
-    """success - lambda * cost, cost being the high steps relative to all-high's mean number of steps, in 0..1."""
+def rewards(episodes: Sequence[Episode], variants: Sequence[str], reference_steps: float, recipe: GrpoRecipe) -> Floats:
+    """success - lambda * cost [episodes].
+
+    Cost, in 0..1, is what the episode's steps spend (a step at the highest variant 1, at the lowest 0, evenly between), relative
+    to all-high's mean number of steps.
+    """
     values = []
     for episode in episodes:
-        cost = min(1.0, sum(s.decision.variant == high for s in episode.steps) / reference_cost)
+        cost = min(1.0, spent(episode, variants) * len(episode.steps) / reference_steps)
         charged = cost if episode.success or not recipe.cost_on_success else 0.0
         values.append(float(episode.success) - recipe.price * charged)
     return np.array(values)
@@ -75,10 +88,16 @@ def advantages(values: Floats, normalise: bool) -> Floats:
 
 
 def rung_logprobs(scores: Tensor, thresholds: Sequence[float]) -> Tensor:
-    """Log-probabilities [n, variants] of the ordered logit model: P(at least rung i) = sigmoid(score - threshold i)."""
-    at_least = torch.sigmoid(scores.unsqueeze(1) - torch.tensor(thresholds))
-    edges = torch.cat((torch.ones_like(at_least[:, :1]), at_least, torch.zeros_like(at_least[:, :1])), dim=1)
-    return (edges[:, :-1] - edges[:, 1:]).clamp(min=1e-8).log()
+    """Log-probabilities [n, variants] of the ordered logit model: P(at least rung i) = sigmoid(score - threshold i).
+
+    A rung between two thresholds has sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): no cancellation, and
+    exact at the ends. Between equal thresholds there is nothing: about -70, so that gradients stay finite.
+    """
+    edges = scores.unsqueeze(1) - torch.tensor(thresholds)
+    above = torch.cat((torch.zeros_like(edges[:, :1]), F.logsigmoid(edges)), dim=1)
+    below = torch.cat((F.logsigmoid(-edges), torch.zeros_like(edges[:, :1])), dim=1)
+    gaps = [math.log(-math.expm1(min(lower - upper, -1e-30))) for lower, upper in pairwise(thresholds)]
+    return above + below + torch.tensor([0.0, *gaps, 0.0])
 
 
 def policy_loss(
@@ -107,49 +126,65 @@ def train_grpo(
     reference_steps: float,
     recipe: GrpoRecipe,
     after: Callable[[int, dict[str, float]], None] = lambda iteration, row: None,
+    checkpoint: Path | None = None,
 ) -> list[dict[str, float]]:
     """Train `network` in place. `tasks(i)` is the i-th training task; `sample` plays (task, seed) pairs with the network
-    sampling.
+    sampling around `thresholds`.
 
     `reference_steps` is the mean number of steps of an all-high episode. `after` is called with each iteration's row of the
-    curve (reward, success, share at high, skipped groups ...), for logs and checkpoints.
+    curve (reward, success, share spent, groups in all and without variance, loss), for logs. With a `checkpoint` file each
+    iteration is kept there, and a training that was stopped goes on with the next one; ConfigError when the file is of another
+    recipe, DataError when it is damaged.
     """
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.0)
-    high = variants[-1]
     scale = recipe.tasks * recipe.group * reference_steps
-    curve: list[dict[str, float]] = []
-    for iteration in tqdm(range(recipe.iterations), desc="GRPO", unit="iteration"):
+    curve = resume(checkpoint, network, frozen, optimizer, recipe) if checkpoint and checkpoint.exists() else []
+    for iteration in tqdm(range(len(curve), recipe.iterations), desc="GRPO", unit="iteration"):
         chosen = [tasks(iteration * recipe.tasks + i) for i in range(recipe.tasks)]
         seeds = [(recipe.seed * 1_000_003 + iteration) * recipe.group + g for g in range(recipe.group)]
         episodes = sample([(task, seed) for task in chosen for seed in seeds])
-        groups: dict[str, list[Episode]] = defaultdict(list)
-        for episode in episodes:
-            if episode.failure is None:
-                groups[episode.task_id].append(episode)
-        samples: list[Sample] = []
-        skipped = 0
-        for group in groups.values():
-            values = rewards(group, high, reference_steps, recipe)
-            if np.ptp(values) < 1e-9:
-                skipped += 1
-                continue
-            for episode, advantage in zip(group, advantages(values, recipe.normalise), strict=True):
-                rungs = [variants.index(s.decision.variant) for s in episode.steps]
-                chances = [s.decision.propensity for s in episode.steps]
-                samples.append(Sample(read_episode(reader, episode, high), rungs, chances, float(advantage)))
+        samples, groups, skipped = learnable(episodes, reader, variants, reference_steps, recipe)
         loss = learn(network, frozen, optimizer, samples, thresholds, scale, recipe) if samples else 0.0
         row = {
-            "iteration": iteration + 1,
-            "reward": float(rewards(episodes, high, reference_steps, recipe).mean()),
+            "iteration": iteration + 1.0,
+            "reward": float(rewards(episodes, variants, reference_steps, recipe).mean()),
             "success": float(np.mean([e.success for e in episodes])),
-            "share": float(np.mean([np.mean([s.decision.variant == high for s in e.steps]) for e in episodes])),
+            "share": float(np.mean([spent(e, variants) for e in episodes])),
+            "groups": float(groups),
             "skipped": float(skipped),
             "loss": loss,
         }
         curve.append(row)
+        if checkpoint:
+            keep(checkpoint, network, frozen, optimizer, recipe, curve)
         after(iteration, row)
     return curve
+
+
+def learnable(
+    episodes: Sequence[Episode], reader: Reader, variants: Sequence[str], reference_steps: float, recipe: GrpoRecipe
+) -> tuple[list[Sample], int, int]:
+    """What can be learnt from, the number of groups, and how many of them were skipped: rewards alike teach nothing.
+
+    Episodes that broke are left out: their outcome is not the router's doing.
+    """
+    groups: dict[str, list[Episode]] = defaultdict(list)
+    for episode in episodes:
+        if episode.failure is None:
+            groups[episode.task_id].append(episode)
+    samples: list[Sample] = []
+    skipped = 0
+    for group in groups.values():
+        values = rewards(group, variants, reference_steps, recipe)
+        if np.ptp(values) < 1e-9:
+            skipped += 1
+            continue
+        for episode, advantage in zip(group, advantages(values, recipe.normalise), strict=True):
+            rungs = [variants.index(s.decision.variant) for s in episode.steps]
+            chances = [s.decision.propensity for s in episode.steps]
+            samples.append(Sample(read_episode(reader, episode, variants[-1]), rungs, chances, float(advantage)))
+    return samples, len(groups), skipped
 
 
 def learn(
@@ -182,8 +217,49 @@ def learn(
                 scale / len(chunks),
                 recipe,
             )
-            (loss / len(chunks)).backward()  # type: ignore[no-untyped-call]
-            total += float(loss) / len(chunks)
+            torch.autograd.backward(loss / len(chunks))
+            total += loss.item() / len(chunks)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
     return total / recipe.passes
+
+
+def keep(
+    path: Path,
+    network: EncoderNetwork,
+    frozen: EncoderNetwork,
+    optimizer: torch.optim.Optimizer,
+    recipe: GrpoRecipe,
+    curve: list[dict[str, float]],
+) -> None:
+    """Write the state of a training: both networks, the optimizer's moments, and the curve so far."""
+    tensors = {f"network.{name}": t for name, t in unique(network).items()}
+    tensors |= {f"frozen.{name}": t for name, t in unique(frozen).items()}
+    for name, parameter in network.named_parameters():
+        tensors |= {f"{key}.{name}": value for key, value in optimizer.state[parameter].items()}
+    write_atomic(path, save(tensors, {"recipe": json.dumps(asdict(recipe)), "curve": json.dumps(curve)}))
+
+
+def resume(
+    path: Path, network: EncoderNetwork, frozen: EncoderNetwork, optimizer: torch.optim.Optimizer, recipe: GrpoRecipe
+) -> list[dict[str, float]]:
+    """Read what `keep` wrote into networks and optimizer; the curve so far."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata()
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (the file is no mapping)
+        curve: list[dict[str, float]] = json.loads(meta["curve"])
+        before = json.loads(meta["recipe"])
+    except Exception as error:  # OS, JSON, key and safetensors errors all mean the same to the user
+        raise DataError(f"{path}: cannot continue from this checkpoint ({error}); remove it to start anew") from error
+    if before != asdict(recipe):
+        raise ConfigError(f"{path}: was made with another recipe; remove it to start anew")
+    for prefix, target in (("network", network), ("frozen", frozen)):
+        with torch.no_grad():
+            for name, tensor in unique(target).items():
+                tensor.copy_(state[f"{prefix}.{name}"])
+    for name, parameter in network.named_parameters():
+        optimizer.state[parameter] = {
+            key: state[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in state
+        }
+    return curve

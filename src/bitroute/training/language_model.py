@@ -152,7 +152,7 @@ def train(
             read = int((weights > 0).sum())
             progress.tokens += read
             progress.steps += 1
-            losses.append(float(loss))
+            losses.append(loss.item())
             bar.update(read)
             if progress.steps % 20 == 0:
                 bar.set_postfix(loss=f"{np.mean(losses):.4f}")

@@ -118,10 +118,10 @@ def train_supervised(
                     group["lr"] = recipe.rate * factor
                 loss = supervised_loss(network, [train[i] for i in rows], tau, class_weights, recipe.auxiliary)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
                 optimizer.step()
-                losses.append(float(loss))
+                losses.append(loss.item())
                 done += 1
                 bar.update()
             scores = predict(network, holdout)

@@ -1,0 +1,96 @@
+"""ALFWorld put together: which tasks a split name means, and how a worker plays them with the reference agent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bitroute.agents.alfworld import AlfworldAgent
+from bitroute.agents.tokenizer import Tokenizer
+from bitroute.engines.engine import CacheMode
+from bitroute.engines.hosting import host
+from bitroute.engines.qwen3 import Qwen3Config
+from bitroute.envs.alfworld import splits
+from bitroute.envs.alfworld.demonstrations import demonstrate
+from bitroute.envs.alfworld.game import AlfworldTask
+from bitroute.envs.alfworld.load import load_split
+from bitroute.envs.alfworld.world import World
+from bitroute.episode import Episode
+from bitroute.rollout import Player, play
+from bitroute.routers.registry import build_router
+from bitroute.routers.threshold import ThresholdRouter
+from bitroute.training.corpus import weigh
+from bitroute.workers import Hosting, Play, Shard
+
+OFFICIAL = "official-"  # "official-valid_seen": the publisher's split of that name, read from $ALFWORLD_DATA
+
+
+@lru_cache(maxsize=4)
+def official_tasks(name: str) -> list[AlfworldTask]:
+    """All games of one of the publisher's splits."""
+    return list(load_split(os.environ.get("ALFWORLD_DATA"), name))
+
+
+def task_at(split: str, index: int) -> AlfworldTask:
+    """Task `index` of a generated split, or of an official one by its prefix."""
+    if split.startswith(OFFICIAL):
+        return official_tasks(split.removeprefix(OFFICIAL))[index]
+    return splits.task(split, index)
+
+
+def load_player(hosting: Hosting) -> Play:
+    """Load model, variants and tokenizer once; the function that plays a shard with them. One thread: processes share the
+    cores.
+    """
+    torch.set_num_threads(1)
+    agent = AlfworldAgent(Tokenizer.load(hosting.model))
+    engine = host(
+        hosting.model,
+        hosting.schemes,
+        hosting.variants,
+        end_token=agent.tokenizer.end,
+        cache_mode=CacheMode(hosting.cache_mode),
+        dtype=getattr(torch, hosting.dtype),
+    )
+
+    def run(shard: Shard) -> list[Episode]:
+        job = shard.job
+        router = build_router(job.router, engine.ladder, engine.fingerprint)
+        if isinstance(router, ThresholdRouter):
+            router.sample = job.sample
+            if job.threshold is not None:
+                router.set_thresholds(job.threshold)
+        player = Player(World, agent, engine, router, max_steps=job.max_steps, label=job.label)
+        order = {(task_at(job.split, i).id, seed): n for n, (i, seed) in enumerate(shard.pairs)}
+        jobs = [(task_at(job.split, i), seed) for i, seed in shard.pairs]
+        episodes = play(player, jobs, job.policy, batch=len(jobs))
+        return sorted(episodes, key=lambda e: order[e.task_id, e.seed])
+
+    return run
+
+
+def calibration_batches(model: Path, count: int = 64) -> tuple[Sequence[Tensor], str]:
+    """Token sequences [1, t] of expert episodes of `lm-train`, for GPTQ; and where they come from."""
+    agent = AlfworldAgent(Tokenizer.load(model))
+    episodes = (demonstrate(task, seed=0, noise=0.15) for task in splits.tasks("lm-train"))
+    batches = [torch.tensor([weigh(agent, episode).tokens[:1024]]) for episode in islice(episodes, count)]
+    return batches, f"{count} expert episodes of lm-train"
+
+
+def reference_network() -> Qwen3Config:
+    """The reference agent's network: 3.3 M parameters, all widths multiples of 256 (what K-quants need)."""
+    return Qwen3Config(
+        vocab_size=768,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+    )
