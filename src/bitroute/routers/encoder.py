@@ -24,7 +24,7 @@ from bitroute.agents.tokenizer import ASSISTANT, END, USER, Tokenizer
 from bitroute.engines.kvcache import Cache, extend_cached
 from bitroute.engines.qwen3 import Attend, Qwen3, Qwen3Config, causal
 from bitroute.episode import Episode, View
-from bitroute.errors import DataError
+from bitroute.errors import ConfigError, DataError
 from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others
 from bitroute.store.files import write_atomic
 
@@ -103,12 +103,12 @@ class Reader:
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Reading:
-    """How much of an episode the network has read, and in which slot of the cache it stands."""
+    """What of an episode the network has read: messages and the actions between them, as `tokens` positions of a cache slot."""
 
     slot: int
     tokens: int = 0
-    actions: int = 0
-    messages: int = 0
+    messages: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
 
 
 class EncoderRouter(ThresholdRouter):
@@ -139,16 +139,22 @@ class EncoderRouter(ThresholdRouter):
             self._free.append(self._slots)
             self._slots += 1
         reading = Reading(self._free.pop())
-        weakref.finalize(reading, self._free.append, reading.slot)
+        weakref.finalize(reading, self._free.append, reading.slot).atexit = False
         return reading
 
     @torch.inference_mode()
     def scores(self, views: Sequence[View], states: Sequence[Scored]) -> list[float]:
-        """Logits; each view must continue what its state has read."""
+        """Logits. A view that continues what its state has read costs its new tokens alone, any other is read anew.
+
+        Raises ConfigError when a view is longer than the network's positions.
+        """
         readings: list[Reading] = [s.memory for s in states]
         fresh = [self._unread(view, reading) for view, reading in zip(views, readings, strict=True)]
         starts = [r.tokens - len(new) for r, new in zip(readings, fresh, strict=True)]
-        self._cache.reserve(self._slots, max(r.tokens for r in readings))
+        longest, room = max(r.tokens for r in readings), self.network.backbone.config.max_position_embeddings
+        if longest > room:
+            raise ConfigError(f"an episode of {longest} tokens exceeds the router's {room} positions; play fewer steps")
+        self._cache.reserve(self._slots, longest)
         self.network.eval()
         hidden = extend_cached(self.network.backbone, self._cache, [r.slot for r in readings], starts, fresh)
         ends = torch.tensor([len(new) for new in fresh]).cumsum(0) - 1
@@ -157,12 +163,18 @@ class EncoderRouter(ThresholdRouter):
 
     def _unread(self, view: View, reading: Reading) -> list[int]:
         """The tokens of what the view has beyond the reading, which is brought up to date."""
+        known = len(reading.messages)
+        if known >= len(view.messages) or (reading.messages, reading.actions) != (
+            view.messages[:known],
+            view.actions[: max(0, known - 1)],
+        ):
+            known = reading.tokens = 0
         new: list[int] = []
-        for index in range(reading.messages, len(view.messages)):
+        for index in range(known, len(view.messages)):
             if index > 0:
                 new += self.reader.action(view.actions[index - 1])
             new += self.reader.message(view.messages[index])
-        reading.messages, reading.actions = len(view.messages), len(view.actions)
+        reading.messages, reading.actions = view.messages, view.actions
         reading.tokens += len(new)
         return new
 
@@ -201,9 +213,13 @@ def load_encoder(directory: Path, *, model: str, variants: Sequence[str]) -> Enc
         network.load_state_dict(state)
         trained_for, ladder, thresholds = meta["model"], tuple(meta["variants"]), meta["thresholds"]
     except Exception as error:  # OS, JSON, key, shape and safetensors errors all mean the same to the user
-        raise DataError(f"{directory}: not a readable encoder router ({type(error).__name__}: {error})") from error
+        problem = " ".join(str(error).split())
+        raise DataError(f"{directory}: not a readable encoder router ({type(error).__name__}: {problem})") from error
     refuse_others(path, trained_for=trained_for, model=model, ladder=ladder, variants=variants)
-    return EncoderRouter(network, Tokenizer.load(directory), ladder, thresholds, model=model)
+    tokenizer = Tokenizer.load(directory)
+    if tokenizer.vocab_size > network.backbone.config.vocab_size:
+        raise DataError(f"{directory}: tokenizer.json has more tokens than the network; it belongs to another router")
+    return EncoderRouter(network, tokenizer, ladder, thresholds, model=model)
 
 
 @dataclass(frozen=True, slots=True)

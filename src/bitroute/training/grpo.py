@@ -69,8 +69,8 @@ class Sample:
 def rewards(episodes: Sequence[Episode], variants: Sequence[str], reference_steps: float, recipe: GrpoRecipe) -> Floats:
     """success - lambda * cost [episodes].
 
-    Cost, in 0..1, is what the episode's steps spend (a step at the highest variant 1, at the lowest 0, evenly between), relative
-    to all-high's mean number of steps.
+    Cost, in 0..1, is what the episode's steps spend (one at the highest variant 1, at the lowest 0, evenly between) relative to
+    all-high's mean number of steps.
     """
     values = []
     for episode in episodes:
