@@ -14,6 +14,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import TypeVar
 
@@ -187,7 +188,7 @@ def generate_room(seed: int) -> Room:
 
 
 def generate_game(room: Room, seed: int, kind: TaskKind | None = None) -> Game:
-    """The game of a seed in `room`, of `kind` or of a kind drawn among those the room can host; about 0.3 ms.
+    """The game of a seed in `room`, of `kind` or of a kind drawn among those the room can host; well under a millisecond.
 
     Its walkthrough is a shortest plan, which proves that it can be won, and never empty: no game starts won.
     Raises ValueError when the room has no goal of that kind (a bathroom for HEAT).
@@ -337,21 +338,29 @@ def _things(
         holder = receptacles[place] if place != _NOWHERE else None
         things.append(
             Thing(
-                id=mangled,
-                type=name,
-                name=names[mangled],
-                location=holder.location if holder is not None else _pick(rng, spots[1:]),
-                receptacles=(holder.id,) if holder is not None else (),
-                pickupable=name not in rooms.FIXED,
-                cleanable=name in rooms.CLEANABLE,
-                heatable=name in rooms.HEATABLE,
-                coolable=name in rooms.COOLABLE,
-                toggleable=name in rooms.TOGGLEABLE,
-                sliceable=name in rooms.SLICEABLE,
-                holds_others=name in rooms.HOLDS_OTHERS,
+                mangled,
+                name,
+                names[mangled],
+                holder.location if holder is not None else _pick(rng, spots[1:]),
+                (holder.id,) if holder is not None else (),
+                *_abilities(name),
             )
         )
     return tuple(things)
+
+
+@cache
+def _abilities(name: str) -> tuple[bool, bool, bool, bool, bool, bool, bool]:
+    """What can be done with a thing of this type, in the order of `Thing`'s fields."""
+    return (
+        name not in rooms.FIXED,
+        name in rooms.CLEANABLE,
+        name in rooms.HEATABLE,
+        name in rooms.COOLABLE,
+        name in rooms.TOGGLEABLE,
+        name in rooms.SLICEABLE,
+        name in rooms.HOLDS_OTHERS,
+    )
 
 
 def _has_door(rng: random.Random, name: str, doorless: float) -> bool:
@@ -391,6 +400,7 @@ def _grid(step: int) -> str:
     return f"_bar_{step}" if step >= 0 else f"_bar__minus_{-step}"
 
 
+@lru_cache(maxsize=4096)
 def _metres(centimetres: int) -> str:
     sign = "plus" if centimetres >= 0 else "minus"
     whole, rest = divmod(abs(centimetres), 100)
