@@ -1,7 +1,8 @@
-"""Keys and values of many contexts of one network, and attention over them. Knows positions, not tokens or what they mean.
+"""Keys and values of contexts, and attention over them. Knows positions, not tokens or what they mean.
 
-A batch is packed: linear layers see one flat row of the tokens that are new, whatever context they belong to; only attention
-looks at contexts, a few of about equal length at a time.
+A batch is packed: linear layers see one flat row of all new tokens, whatever context they belong to. Attention goes context by
+context, because each has a past of its own length: nothing is padded and no key is copied. (Padded batches of 16 contexts
+spent two thirds of the time of play in attention; `benchmarks/engine.py` measures what is left.)
 """
 
 from __future__ import annotations
@@ -12,88 +13,111 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bitroute.engines.qwen3 import Qwen3
+from bitroute.engines.qwen3 import Qwen3, Qwen3Config
 
-ATTENTION_ROWS = 16  # contexts whose attention is computed together: fewer pad less, more start fewer kernels
-
-
-def extend_cached(
-    model: Qwen3, cache: Cache, slots: Sequence[int], starts: Sequence[int], new: Sequence[Sequence[int]]
-) -> Tensor:
-    """Process `new[i]` as positions starts[i], starts[i] + 1 ... of slot slots[i]; hidden states [sum of lengths, hidden]."""
-    attend = CachedAttention(cache, slots, starts, [len(n) for n in new])
-    hidden: Tensor = model(torch.tensor([t for row in new for t in row]), attend.positions, attend)
-    return hidden
+SMALLEST = 256  # positions of a cache that has just begun; a full one doubles
 
 
 class Cache:
-    """Keys and values of all layers, [slots, length, kv heads, head dim] each; grows in both directions on demand."""
+    """What one network keeps of one context: the keys and values of its first `length` positions, in all layers."""
 
-    def __init__(self, model: Qwen3, dtype: torch.dtype) -> None:
-        config = model.config
-        shape = (1, 256, config.num_key_value_heads, config.head_dim)
-        self.keys = [torch.zeros(shape, dtype=dtype) for _ in range(config.num_hidden_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype) for _ in range(config.num_hidden_layers)]
+    __slots__ = ("length", "store")
 
-    def reserve(self, slots: int, length: int) -> None:
-        """Make room for `slots` contexts of `length` tokens; at least doubles what it grows."""
-        have_slots, have_length = self.keys[0].shape[:2]
-        if slots <= have_slots and length <= have_length:
+    def __init__(self, config: Qwen3Config, dtype: torch.dtype) -> None:
+        self.length = 0
+        # [layers, keys and values, 1, kv heads, capacity, head dim]: a layer's keys are one view, ready for attention
+        self.store = torch.empty(config.num_hidden_layers, 2, 1, config.num_key_value_heads, 0, config.head_dim, dtype=dtype)
+
+    def reserve(self, length: int) -> None:
+        """Make room for `length` positions; the filled ones stay."""
+        capacity = self.store.shape[4]
+        if length <= capacity:
             return
-        more_slots = have_slots if slots <= have_slots else max(slots, 2 * have_slots)
-        more_length = have_length if length <= have_length else max(length, 2 * have_length)
-        for store in (self.keys, self.values):
-            for layer, old in enumerate(store):
-                store[layer] = old.new_zeros(more_slots, more_length, *old.shape[2:])
-                store[layer][:have_slots, :have_length] = old
+        old, shape = self.store, list(self.store.shape)
+        shape[4] = max(length, 2 * capacity, SMALLEST)
+        self.store = old.new_empty(shape)
+        self.store[..., : self.length, :] = old[..., : self.length, :]
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of one slot into another."""
-        for store in (self.keys, self.values):
-            for tensor in store:
-                tensor[target, :length] = tensor[source, :length]
+    def truncate(self, length: int) -> None:
+        """Forget everything after the first `length` positions."""
+        self.length = min(self.length, length)
+
+    def copy(self) -> Cache:
+        """An independent copy."""
+        twin = object.__new__(Cache)
+        twin.length, twin.store = self.length, self.store.clone()
+        return twin
+
+
+def extend_cached(
+    model: Qwen3, caches: Sequence[Cache], new: Sequence[Sequence[int]], wanted: Sequence[int] | None = None
+) -> Tensor:
+    """Process the tokens `new[i]` (at least one) after what `caches[i]` holds, and keep them there.
+
+    Returns hidden states [sum of `wanted`, hidden]: those of the last `wanted[i]` tokens of each row, of all tokens by default.
+    What is not wanted costs nothing in the last block but its keys and values.
+    """
+    lengths = [len(row) for row in new]
+    wanted = lengths if wanted is None else wanted
+    positions = [p for cache, n in zip(caches, lengths, strict=True) for p in range(cache.length, cache.length + n)]
+    attend = CachedAttention(caches, lengths, wanted, model.config.num_attention_heads // model.config.num_key_value_heads)
+    ends = torch.tensor(lengths).cumsum(0).tolist()
+    rows = [row for end, count in zip(ends, wanted, strict=True) for row in range(end - count, end)]
+    tokens = torch.tensor([token for row in new for token in row])
+    hidden: Tensor = model(tokens, torch.tensor(positions), attend, None if len(rows) == len(tokens) else torch.tensor(rows))
+    for cache, length in zip(caches, lengths, strict=True):
+        cache.length += length
+    return hidden
 
 
 class CachedAttention:
-    """The `Attend` strategy over a cache: writes the new keys and values, then lets each context attend to its own past."""
+    """The `Attend` strategy over caches: writes the new keys and values, then lets each context attend to its own past.
 
-    def __init__(self, cache: Cache, slots: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> None:
-        self.cache = cache
-        counts = torch.tensor(lengths)
-        self.slots = torch.tensor(slots).repeat_interleave(counts)
-        begins = torch.cumsum(counts, 0) - counts
-        within = torch.arange(int(counts.sum())) - begins.repeat_interleave(counts)
-        self.positions = torch.tensor(starts).repeat_interleave(counts) + within
-        order = sorted(range(len(slots)), key=lambda i: starts[i] + lengths[i])
-        self.chunks = []
-        for first in range(0, len(order), ATTENTION_ROWS):
-            rows = order[first : first + ATTENTION_ROWS]
-            width = max(lengths[i] for i in rows)
-            past = max(starts[i] + lengths[i] for i in rows)
-            steps = torch.arange(width)
-            valid = steps < counts[rows].unsqueeze(1)  # [rows, width]
-            index = torch.where(valid, begins[rows].unsqueeze(1) + steps, 0)
-            reach = torch.tensor([starts[i] for i in rows]).unsqueeze(1) + steps  # padded queries attend somewhere, unread
-            mask = torch.arange(past) <= reach.clamp(max=past - 1).unsqueeze(2)  # [rows, width, past]
-            self.chunks.append((torch.tensor([slots[i] for i in rows]), index, valid, index[valid], mask.unsqueeze(1), past))
+    Queries are those of all new tokens, or, in the last block, of the `wanted` last ones of each context. The `groups` query
+    heads that share a kv head become further rows of one query, so that keys need not be repeated.
+    """
+
+    def __init__(self, caches: Sequence[Cache], lengths: Sequence[int], wanted: Sequence[int], groups: int) -> None:
+        self.groups, self.lengths, self.wanted = groups, list(lengths), list(wanted)
+        self.targets, self.pasts = [], []  # of each context, by layer: where new keys and values go; all keys, all values
+        dtype = caches[0].store.dtype
+        ends = [cache.length + length for cache, length in zip(caches, lengths, strict=True)]
+        for cache, end in zip(caches, ends, strict=True):
+            cache.reserve(end)
+            self.targets.append(cache.store[..., cache.length : end, :].unbind(0))
+            self.pasts.append([layer.unbind(0) for layer in cache.store[..., :end, :].unbind(0)])
+        self.masks = [causal_mask(count, end, groups, dtype) for count, end in zip(self.lengths, ends, strict=True)]
+        self.last_masks = (
+            self.masks
+            if self.wanted == self.lengths
+            else [causal_mask(count, end, groups, dtype) for count, end in zip(self.wanted, ends, strict=True)]
+        )
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys[self.slots, self.positions] = k
-        values[self.slots, self.positions] = v
+        counts, masks = (self.lengths, self.masks) if len(q) == len(k) else (self.wanted, self.last_masks)
         kv_heads, head_dim = k.shape[1:]
-        mixed = torch.empty_like(q)
-        for slots, index, valid, flat, mask, past in self.chunks:
-            width = index.shape[1]
-            # Query heads that share a kv head become more rows of one query: no copy of the keys is needed.
-            queries = q[index].view(len(slots), width, kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
-            groups = queries.shape[2] // width
-            out = F.scaled_dot_product_attention(
-                queries,
-                keys[slots, :past].transpose(1, 2),
-                values[slots, :past].transpose(1, 2),
-                attn_mask=mask.repeat(1, 1, groups, 1),
-            )
-            out = out.view(len(slots), kv_heads, groups, width, head_dim).permute(0, 3, 1, 2, 4).flatten(2, 3)
-            mixed[flat] = out[valid]
-        return mixed
+        fresh = torch.stack((k, v)).transpose(1, 2).unsqueeze(1)  # [2, 1, kv heads, n, d]
+        queries = q.view(-1, kv_heads, self.groups, head_dim).transpose(0, 1).reshape(1, kv_heads, -1, head_dim)
+        mixed = []
+        for target, past, part, query, mask in zip(
+            self.targets,
+            self.pasts,
+            torch.split(fresh, self.lengths, dim=3),
+            torch.split(queries, [count * self.groups for count in counts], dim=2),
+            masks,
+            strict=True,
+        ):
+            target[layer].copy_(part)
+            keys, values = past[layer]
+            mixed.append(F.scaled_dot_product_attention(query, keys, values, attn_mask=mask))
+        out = torch.cat(mixed, dim=2).view(kv_heads, -1, self.groups, head_dim)
+        return out.transpose(0, 1).reshape(-1, kv_heads * self.groups, head_dim)
+
+
+def causal_mask(count: int, end: int, groups: int, dtype: torch.dtype) -> Tensor | None:
+    """What the last `count` of `end` positions may see, to be added to scores [count * groups, end]; None: everything."""
+    if count == 1:
+        return None
+    mask = torch.zeros(count, end, dtype=dtype)
+    mask[:, end - count :] = torch.full((count, count), float("-inf"), dtype=dtype).triu(1)
+    return mask.repeat_interleave(groups, dim=0)

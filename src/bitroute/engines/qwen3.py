@@ -23,7 +23,8 @@ from torch.nn import functional as F  # noqa: N812  (the name everybody knows it
 
 from bitroute.errors import DataError
 
-# (layer, queries [n, heads, d], keys [n, kv heads, d], values [n, kv heads, d]) -> mixed values [n, heads, d]
+# (layer, queries [m, heads, d], keys [n, kv heads, d], values [n, kv heads, d]) -> mixed values [m, heads, d]. All tokens ask
+# (m = n), except in the last layer when the caller wants the hidden states of some rows only.
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -91,12 +92,13 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
-        n = x.shape[0]
-        q = rotate(self.q_norm(self.q_proj(x).view(n, -1, self.head_dim)), cos, sin)
-        k = rotate(self.k_norm(self.k_proj(x).view(n, -1, self.head_dim)), cos, sin)
-        v = self.v_proj(x).view(n, -1, self.head_dim)
-        mixed: Tensor = self.o_proj(attend(self.layer, q, k, v).reshape(n, -1))
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, rows: Tensor | None = None) -> Tensor:
+        k = rotate(self.k_norm(self.k_proj(x).view(len(x), -1, self.head_dim)), cos, sin)
+        v = self.v_proj(x).view(len(x), -1, self.head_dim)
+        if rows is not None:
+            x, cos, sin = x[rows], cos[rows], sin[rows]
+        q = rotate(self.q_norm(self.q_proj(x).view(len(x), -1, self.head_dim)), cos, sin)
+        mixed: Tensor = self.o_proj(attend(self.layer, q, k, v).flatten(1))
         return mixed
 
 
@@ -124,8 +126,9 @@ class Block(nn.Module):
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, attend)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, rows: Tensor | None = None) -> Tensor:
+        mixed = self.self_attn(self.input_layernorm(x), cos, sin, attend, rows)
+        x = (x if rows is None else x[rows]) + mixed
         y: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return y
 
@@ -161,13 +164,18 @@ class Qwen3(nn.Module):
         self.register_buffer("cos", phases.cos(), persistent=False)
         self.register_buffer("sin", phases.sin(), persistent=False)
 
-    def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """Hidden states [n, hidden] of packed `tokens` [n] at `positions` [n] (each counted within its own sequence)."""
+    def forward(self, tokens: Tensor, positions: Tensor, attend: Attend, rows: Tensor | None = None) -> Tensor:
+        """Hidden states [n, hidden] of packed `tokens` [n] at `positions` [n] (each counted within its own sequence).
+
+        `rows` [m] picks the tokens whose hidden states [m, hidden] are wanted: the last block then computes, of the others,
+        keys and values alone.
+        """
         x: Tensor = self.model.embed_tokens(tokens)
         cos, sin = self.cos[positions].to(x.dtype).unsqueeze(1), self.sin[positions].to(x.dtype).unsqueeze(1)
-        for block in self.model.layers:
+        *lower, last = self.model.layers
+        for block in lower:
             x = block(x, cos, sin, attend)
-        y: Tensor = self.model.norm(x)
+        y: Tensor = self.model.norm(last(x, cos, sin, attend, rows))
         return y
 
     def logits(self, hidden: Tensor) -> Tensor:

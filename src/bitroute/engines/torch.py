@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from bitroute.agents.constraint import Trie
@@ -24,14 +23,15 @@ from bitroute.engines.qwen3 import Qwen3
 from bitroute.episode import Signals, Usage
 from bitroute.errors import CapabilityError, ConfigError
 
+SHARED = "shared"  # the name of the one cache in CacheMode.SHARED
+
 
 @dataclass(slots=True, eq=False)
 class TorchContext:
-    """An episode's tokens, and how many of them each cache holds (`slot` is its row in every cache)."""
+    """An episode's tokens, and what each variant's cache holds of them (one cache named "shared" where all share it)."""
 
-    slot: int
+    caches: dict[str, Cache]
     tokens: list[int] = field(default_factory=list)
-    cached: dict[str, int] = field(default_factory=dict)
 
 
 class TorchEngine:
@@ -55,19 +55,13 @@ class TorchEngine:
         self.fingerprint = fingerprint
         self.cache_mode = cache_mode
         self.max_length = min(m.config.max_position_embeddings for m in self.models.values())
-        names = self.ladder if cache_mode is CacheMode.OWN else ("shared",)
-        any_model = next(iter(self.models.values()))
-        dtype = any_model.model.embed_tokens.weight.dtype
-        self._caches = {name: Cache(any_model, dtype) for name in names}
-        self._free: list[int] = []
-        self._slots = 0
+        self._config = next(iter(self.models.values())).config
+        self._dtype = next(iter(self.models.values())).model.embed_tokens.weight.dtype
 
     def open(self) -> TorchContext:
         """A new, empty context."""
-        if not self._free:
-            self._free.append(self._slots)
-            self._slots += 1
-        return TorchContext(self._free.pop(), [], dict.fromkeys(self._caches, 0))
+        names = self.ladder if self.cache_mode is CacheMode.OWN else (SHARED,)
+        return TorchContext({name: Cache(self._config, self._dtype) for name in names})
 
     def extend(self, context: TorchContext, tokens: Sequence[int]) -> None:
         """Append prompt tokens; they are prefilled by whichever variant generates or scores next."""
@@ -75,22 +69,17 @@ class TorchEngine:
 
     def fork(self, context: TorchContext) -> TorchContext:
         """An independent copy of a context, KV state included."""
-        copy = self.open()
-        copy.tokens = list(context.tokens)
-        copy.cached = dict(context.cached)
-        for name, length in copy.cached.items():
-            self._caches[name].reserve(self._slots, length)
-            self._caches[name].copy(context.slot, copy.slot, length)
-        return copy
+        return TorchContext({name: cache.copy() for name, cache in context.caches.items()}, list(context.tokens))
 
     def rollback(self, context: TorchContext, length: int) -> None:
-        """Shorten a context to its first `length` tokens."""
+        """Shorten a context to its first `length` tokens; the KV state of those is kept."""
         del context.tokens[length:]
-        context.cached = {name: min(cached, length) for name, cached in context.cached.items()}
+        for cache in context.caches.values():
+            cache.truncate(length)
 
     def close(self, context: TorchContext) -> None:
-        """Give the slot back. The context must not be used again."""
-        self._free.append(context.slot)
+        """Give the memory back. The context must not be used again."""
+        context.caches.clear()
 
     @torch.inference_mode()
     def generate(
@@ -104,18 +93,20 @@ class TorchEngine:
 
         Raises CapabilityError for an unknown variant, ConfigError when a context outgrows the model's positions.
         """
-        rows = [_Row(c, v, t, sampling) for c, v, t in zip(contexts, variants, constraints, strict=True)]
+        self._check(contexts, variants)
+        rows = [
+            _Row(c, v, t, sampling, len(c.tokens) - len(self._pending(c, v)))
+            for c, v, t in zip(contexts, variants, constraints, strict=True)
+        ]
         active = rows
         while active:
             by_variant: dict[str, list[_Row]] = defaultdict(list)
             for row in active:
                 by_variant[row.variant].append(row)
             for variant, group in by_variant.items():
-                processed = [self._pending(r.context, variant) for r in group]
-                hidden = self._forward([r.context for r in group], processed, variant)
-                ends = np.cumsum([len(p) for p in processed]) - 1
-                logprobs = F.log_softmax(self._model(variant).logits(hidden[torch.from_numpy(ends)]).float(), dim=-1).numpy()
-                for row, new, predicted in zip(group, processed, logprobs, strict=True):
+                pending = [self._pending(r.context, variant) for r in group]
+                logprobs = self._logprobs([r.context for r in group], pending, [1] * len(group), variant)
+                for row, new, predicted in zip(group, pending, logprobs, strict=True):
                     row.count(len(new))
                     row.choose(predicted, self.end_token)
             active = [row for row in active if not row.done]
@@ -126,58 +117,56 @@ class TorchEngine:
         self, contexts: Sequence[TorchContext], continuations: Sequence[Sequence[int]], variant: str
     ) -> list[npt.NDArray[np.float32]]:
         """Teacher-force `continuations`: raw log-probabilities [tokens, vocabulary] each; row i predicts token i."""
-        processed = []
-        for context, continuation in zip(contexts, continuations, strict=True):
-            processed.append([*self._pending(context, variant), *continuation[:-1]])
-        hidden = self._forward(contexts, processed, variant)
-        logprobs = F.log_softmax(self._model(variant).logits(hidden).float(), dim=-1).numpy()
-        key = self._key(variant)
-        results, end = [], 0
-        for context, new, continuation in zip(contexts, processed, continuations, strict=True):
-            end += len(new)
-            results.append(logprobs[end - len(continuation) : end].copy())
-            context.cached[key] = len(context.tokens)
-        return results
+        self._check(contexts, [variant])
+        pending = [self._pending(c, variant) for c in contexts]
+        new = [[*prompt, *tokens[:-1]] for prompt, tokens in zip(pending, continuations, strict=True)]
+        wanted = [len(tokens) for tokens in continuations]
+        logprobs = self._logprobs(contexts, new, wanted, variant)
+        for context in contexts:
+            self._cache(context, variant).truncate(len(context.tokens))
+        return np.split(logprobs, np.cumsum(wanted)[:-1])
 
-    def _key(self, variant: str) -> str:
-        return variant if self.cache_mode is CacheMode.OWN else "shared"
+    def _check(self, contexts: Sequence[TorchContext], variants: Iterable[str]) -> None:
+        """Refuse what cannot be computed, before anything is."""
+        for variant in variants:
+            if variant not in self.models:
+                raise CapabilityError(f"unknown variant {variant!r}; this engine hosts {', '.join(self.ladder)}")
+        for context in contexts:
+            if not context.tokens:
+                raise ValueError("a context needs at least one token before anything can follow")
 
-    def _model(self, variant: str) -> Qwen3:
-        if variant not in self.models:
-            raise CapabilityError(f"unknown variant {variant!r}; this engine hosts {', '.join(self.ladder)}")
-        return self.models[variant]
+    def _cache(self, context: TorchContext, variant: str) -> Cache:
+        return context.caches[variant if self.cache_mode is CacheMode.OWN else SHARED]
 
     def _pending(self, context: TorchContext, variant: str) -> list[int]:
         """The tokens that the variant's cache lacks; at least the last one, whose prediction is wanted."""
-        self._model(variant)
-        key = self._key(variant)
-        context.cached[key] = min(context.cached[key], len(context.tokens) - 1)
-        return context.tokens[context.cached[key] :]
+        cache = self._cache(context, variant)
+        cache.truncate(len(context.tokens) - 1)
+        return context.tokens[cache.length :]
 
-    def _forward(self, contexts: Sequence[TorchContext], new: Sequence[Sequence[int]], variant: str) -> Tensor:
-        """Process `new` tokens after what is cached; hidden states [sum of lengths, hidden]. Advances `cached`."""
-        key, model = self._key(variant), self._model(variant)
-        cache = self._caches[key]
-        starts = [c.cached[key] for c in contexts]
-        longest = max(s + len(n) for s, n in zip(starts, new, strict=True))
+    def _logprobs(
+        self, contexts: Sequence[TorchContext], new: Sequence[Sequence[int]], wanted: Sequence[int], variant: str
+    ) -> npt.NDArray[np.float32]:
+        """Process `new[i]` after what is cached: log-probabilities [sum of wanted, vocabulary] after the last `wanted[i]`."""
+        model = self.models[variant]
+        caches = [self._cache(c, variant) for c in contexts]
+        longest = max(cache.length + len(row) for cache, row in zip(caches, new, strict=True))
         if longest > self.max_length:
             raise ConfigError(
                 f"a context of {longest} tokens exceeds the model's {self.max_length} positions; play fewer steps"
             )
-        cache.reserve(self._slots, longest)
-        hidden = extend_cached(model, cache, [c.slot for c in contexts], starts, new)
-        for context, start, row in zip(contexts, starts, new, strict=True):
-            context.cached[key] = start + len(row)
-        return hidden
+        hidden = extend_cached(model, caches, new, wanted)
+        logprobs: npt.NDArray[np.float32] = F.log_softmax(model.logits(hidden).float(), dim=-1).numpy()
+        return logprobs
 
 
 class _Row:
     """One action in the making."""
 
-    def __init__(self, context: TorchContext, variant: str, trie: Trie | None, sampling: Sampling) -> None:
+    def __init__(self, context: TorchContext, variant: str, trie: Trie | None, sampling: Sampling, cached: int) -> None:
         self.context, self.variant, self.trie, self.sampling = context, variant, trie, sampling
         self.random = np.random.default_rng([sampling.seed, len(context.tokens)]) if sampling.temperature > 0 else None
-        self.cached = min(context.cached.get(variant, context.cached.get("shared", 0)), len(context.tokens) - 1)
+        self.cached = cached
         self.tokens: list[int] = []
         self.signals: tuple[list[float], ...] = ([], [], [], [])
         self.prefill = self.decode = 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -101,12 +100,11 @@ class Reader:
         return tuple(self.tokenizer.encode(text + END))
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
+@dataclass(slots=True, eq=False)
 class Reading:
-    """What of an episode the network has read: messages and the actions between them, as `tokens` positions of a cache slot."""
+    """What of an episode the network has read: messages and the actions between them, and the cache that holds them."""
 
-    slot: int
-    tokens: int = 0
+    cache: Cache
     messages: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
 
@@ -129,18 +127,10 @@ class EncoderRouter(ThresholdRouter):
         super().__init__(variants, thresholds, sample=sample)
         self.network, self.model = network, model
         self.reader = Reader(tokenizer)
-        self._cache = Cache(network.backbone, torch.float32)
-        self._free: list[int] = []
-        self._slots = 0
 
     def remember(self) -> Reading:
-        """A slot of the cache; it is free again when the state is forgotten."""
-        if not self._free:
-            self._free.append(self._slots)
-            self._slots += 1
-        reading = Reading(self._free.pop())
-        weakref.finalize(reading, self._free.append, reading.slot).atexit = False
-        return reading
+        """Nothing has been read yet."""
+        return Reading(Cache(self.network.backbone.config, torch.float32))
 
     @torch.inference_mode()
     def scores(self, views: Sequence[View], states: Sequence[Scored]) -> list[float]:
@@ -150,16 +140,14 @@ class EncoderRouter(ThresholdRouter):
         """
         readings: list[Reading] = [s.memory for s in states]
         fresh = [self._unread(view, reading) for view, reading in zip(views, readings, strict=True)]
-        starts = [r.tokens - len(new) for r, new in zip(readings, fresh, strict=True)]
-        longest, room = max(r.tokens for r in readings), self.network.backbone.config.max_position_embeddings
+        longest = max(r.cache.length + len(new) for r, new in zip(readings, fresh, strict=True))
+        room = self.network.backbone.config.max_position_embeddings
         if longest > room:
             raise ConfigError(f"an episode of {longest} tokens exceeds the router's {room} positions; play fewer steps")
-        self._cache.reserve(self._slots, longest)
         self.network.eval()
-        hidden = extend_cached(self.network.backbone, self._cache, [r.slot for r in readings], starts, fresh)
-        ends = torch.tensor([len(new) for new in fresh]).cumsum(0) - 1
+        hidden = extend_cached(self.network.backbone, [r.cache for r in readings], fresh, [1] * len(readings))
         signals = torch.tensor([signal_features(view, self.variants[-1]) for view in views])
-        return [float(x) for x in self.network.score(hidden[ends], signals)]
+        return [float(x) for x in self.network.score(hidden, signals)]
 
     def _unread(self, view: View, reading: Reading) -> list[int]:
         """The tokens of what the view has beyond the reading, which is brought up to date."""
@@ -168,14 +156,14 @@ class EncoderRouter(ThresholdRouter):
             view.messages[:known],
             view.actions[: max(0, known - 1)],
         ):
-            known = reading.tokens = 0
+            known = 0
+            reading.cache.truncate(0)
         new: list[int] = []
         for index in range(known, len(view.messages)):
             if index > 0:
                 new += self.reader.action(view.actions[index - 1])
             new += self.reader.message(view.messages[index])
         reading.messages, reading.actions = view.messages, view.actions
-        reading.tokens += len(new)
         return new
 
     def save(self, directory: Path) -> None:
