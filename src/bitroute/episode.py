@@ -79,8 +79,9 @@ class Sensitivity:
     """KL(high || low) over the action that the high variant takes here, teacher-forced; nats.
 
     `kl_sum`, `kl_mean` and `kl_max` are over the action's choices, after the constraint; `raw_sum` is over all its tokens
-    before the constraint. `action` is high's action, `agrees` says whether low's own action is the same. `exact` is the
-    divergence of the two distributions over whole actions, where it was computed.
+    before the constraint. `action` is high's action, `agrees` says whether low's own action is the same, `low` what generating
+    that one revealed (a probe would have seen it). `exact` is the divergence of the two distributions over whole actions, where
+    it was computed.
     """
 
     kl_sum: float
@@ -90,6 +91,7 @@ class Sensitivity:
     action: str
     agrees: bool
     exact: float | None = None
+    low: Signals | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class Step:
     """One played step. `message` is the user message that the agent sent, `action` what the environment received.
 
     `probe_usage` is what the router's own measurements cost; `usage` is the generation itself. `sensitivity` is the label of
-    the step, where one was taken (it costs nothing here: labels are not part of playing).
+    the step, where one was taken (it costs nothing here: labels are not part of playing), `probe` what the router measured.
     """
 
     message: str
@@ -122,6 +124,7 @@ class Step:
     probe_usage: tuple[Usage, ...] = ()
     reward: float = 0.0
     sensitivity: Sensitivity | None = None
+    probe: Signals | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ class Player:
         spent = self._settle(runnings, [d.variant for d in decisions], probed)
         generations = self._generate(runnings, [d.variant for d in decisions], tries, probed)
         for index, running in enumerate(runnings):
-            self._act(running, decisions[index], generations[index], spent[index], labels[index])
+            self._act(running, decisions[index], generations[index], spent[index], views[index])
 
     def sensitivities(self, runnings: Sequence[Running]) -> list[Sensitivity]:
         """The label of each running episode's coming step. Nothing is charged, and what will be played stays the same."""
@@ -224,9 +224,9 @@ class Player:
         decision: Decision,
         generation: Generation,
         spent: tuple[Usage, ...],
-        label: Sensitivity | None,
+        seen: View,
     ) -> None:
-        """Play the generated action in the environment and note the step."""
+        """Play the generated action in the environment and note the step; `seen` is what the router read."""
         action = self.agent.parse(generation.tokens)
         reward = 0.0
         try:
@@ -239,7 +239,17 @@ class Player:
             reward, running.observation, running.done = transition.reward, transition.observation, transition.done
             running.success = running.success or reward > 0
         running.steps.append(
-            Step(running.view.messages[-1], action, decision, generation.signals, generation.usage, spent, reward, label)
+            Step(
+                seen.messages[-1],
+                action,
+                decision,
+                generation.signals,
+                generation.usage,
+                spent,
+                reward,
+                seen.sensitivity,
+                seen.probe,
+            )
         )
         running.done = running.done or len(running.steps) >= self.max_steps
         if not running.done:

@@ -24,10 +24,13 @@ from bitroute.engines.kvcache import Cache, extend_cached
 from bitroute.engines.qwen3 import Attend, Qwen3, Qwen3Config, causal
 from bitroute.episode import Episode, View
 from bitroute.errors import ConfigError, DataError
+from bitroute.routers.router import Probe
 from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others
 from bitroute.store.files import write_atomic
 
-SIGNAL_FEATURES: Final = 8
+PAST_FEATURES: Final = 8
+PROBE_FEATURES: Final = 4
+SIGNAL_FEATURES: Final = PAST_FEATURES + PROBE_FEATURES
 
 
 def small(vocab_size: int) -> Qwen3Config:
@@ -46,9 +49,13 @@ def small(vocab_size: int) -> Qwen3Config:
 class EncoderNetwork(nn.Module):
     """Backbone and head. Scores are logits of "this step needs high precision"."""
 
-    def __init__(self, config: Qwen3Config, *, use_signals: bool) -> None:
+    def __init__(self, config: Qwen3Config, *, use_signals: bool, use_probe: bool = False) -> None:
+        """`use_signals`: read what past generations revealed; `use_probe`: ask for the low variant's next action, too."""
         super().__init__()
-        self.use_signals = use_signals
+        self.use_signals, self.use_probe = use_signals, use_probe
+        self.mask: Tensor
+        mask = torch.tensor([float(use_signals)] * PAST_FEATURES + [float(use_probe)] * PROBE_FEATURES)
+        self.register_buffer("mask", mask, persistent=False)
         self.backbone = Qwen3(config)
         self.signals = nn.Linear(SIGNAL_FEATURES, config.hidden_size)
         width = config.hidden_size
@@ -63,14 +70,16 @@ class EncoderNetwork(nn.Module):
 
     def score(self, hidden: Tensor, signals: Tensor) -> Tensor:
         """Logits [n] from hidden states at decisions [n, hidden] and signal features [n, SIGNAL_FEATURES]."""
-        if self.use_signals:
-            hidden = hidden + self.signals(signals)
-        logits: Tensor = self.head(hidden).squeeze(-1)
+        logits: Tensor = self.head(hidden + self.signals(signals * self.mask)).squeeze(-1)
         return logits
 
 
 def signal_features(view: View, high: str) -> list[float]:
-    """What the last generated action and the episode so far revealed; zeros where nothing is known."""
+    """What the last generated action and the episode so far revealed, then what the probe says of the coming action.
+
+    Zeros where nothing is known.
+    """
+    probe = view.probe
     last = view.signals[-1] if view.signals else None
     known = [s for s in view.signals if s is not None]
     return [
@@ -82,6 +91,10 @@ def signal_features(view: View, high: str) -> list[float]:
         sum(sum(s.entropy) for s in known) / max(1, len(known)),
         1.0 if view.variants and view.variants[-1] == high else 0.0,
         min(len(view.actions), 50) / 10,
+        1.0 if probe else 0.0,
+        sum(probe.entropy) if probe else 0.0,
+        1.0 - min(probe.margin, default=1.0) if probe else 0.0,
+        max(-4.0, sum(probe.constrained)) if probe else 0.0,
     ]
 
 
@@ -127,6 +140,7 @@ class EncoderRouter(ThresholdRouter):
         super().__init__(variants, thresholds, sample=sample)
         self.network, self.model = network, model
         self.reader = Reader(tokenizer)
+        self.probes = frozenset({Probe.LOW_GENERATION}) if network.use_probe else frozenset()
 
     def remember(self) -> Reading:
         """Nothing has been read yet."""
@@ -177,6 +191,7 @@ class EncoderRouter(ThresholdRouter):
             "variants": self.variants,
             "thresholds": self.thresholds,
             "use_signals": self.network.use_signals,
+            "use_probe": self.network.use_probe,
             "config": dataclasses.asdict(self.network.backbone.config),
         }
         write_atomic(directory / "router.json", (json.dumps(meta, indent=2) + "\n").encode())
@@ -195,7 +210,7 @@ def load_encoder(directory: Path, *, model: str, variants: Sequence[str]) -> Enc
     path = directory / "router.json"
     try:
         meta: dict[str, Any] = json.loads(path.read_text())
-        network = EncoderNetwork(Qwen3Config(**meta["config"]), use_signals=meta["use_signals"])
+        network = EncoderNetwork(Qwen3Config(**meta["config"]), use_signals=meta["use_signals"], use_probe=meta["use_probe"])
         state = load_file(directory / "network.safetensors")
         state["backbone.lm_head.weight"] = state["backbone.model.embed_tokens.weight"]
         network.load_state_dict(state)
@@ -257,14 +272,16 @@ def read_episode(reader: Reader, episode: Episode, high: str) -> Trajectory:
 
 
 def views_of(episode: Episode) -> list[View]:
-    """What the router saw before each step of a stored episode (probes left out)."""
+    """What the router saw before each step of a stored episode; a label tells what a probe would have seen."""
     steps = episode.steps
+    probes = [s.probe or (s.sensitivity.low if s.sensitivity else None) for s in steps]
     return [
         View(
             tuple(s.message for s in steps[: t + 1]),
             tuple(s.action for s in steps[:t]),
             tuple(s.decision.variant for s in steps[:t]),
             tuple(s.signals for s in steps[:t]),
+            probes[t],
         )
         for t in range(len(steps))
     ]

@@ -175,18 +175,22 @@ def _rounded(episode: Episode) -> Episode:
 def _rounded_step(step: Step) -> Step:
     decision = step.decision
     score = None if decision.score is None else _round(decision.score, "score")
-    signals = step.signals
     return replace(
         step,
         decision=replace(decision, score=score, propensity=_round(decision.propensity, "propensity")),
-        signals=Signals(
-            tuple(_round(x, "logprobs") for x in signals.logprobs),
-            tuple(_round(x, "constrained") for x in signals.constrained),
-            tuple(_round(x, "entropy") for x in signals.entropy),
-            tuple(_round(x, "margin") for x in signals.margin),
-        ),
+        signals=_rounded_signals(step.signals),
         reward=_round(step.reward, "reward"),
         sensitivity=None if step.sensitivity is None else _rounded_sensitivity(step.sensitivity),
+        probe=None if step.probe is None else _rounded_signals(step.probe),
+    )
+
+
+def _rounded_signals(signals: Signals) -> Signals:
+    return Signals(
+        tuple(_round(x, "logprobs") for x in signals.logprobs),
+        tuple(_round(x, "constrained") for x in signals.constrained),
+        tuple(_round(x, "entropy") for x in signals.entropy),
+        tuple(_round(x, "margin") for x in signals.margin),
     )
 
 
@@ -198,6 +202,7 @@ def _rounded_sensitivity(label: Sensitivity) -> Sensitivity:
         kl_max=_round(label.kl_max, "kl_max"),
         raw_sum=_round(label.raw_sum, "raw_sum"),
         exact=None if label.exact is None else _round(label.exact, "exact"),
+        low=None if label.low is None else _rounded_signals(label.low),
     )
 
 

@@ -92,6 +92,7 @@ def measure(
                 raw_sum=sum(step_divergences(at_high, at_low, None)),
                 action=parse(generation.tokens),
                 agrees=generation.tokens == other.tokens,
+                low=other.signals,
             )
         )
     return labels
