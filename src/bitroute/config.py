@@ -35,6 +35,7 @@ class ExperimentConfig(BaseModel):
     supervised: SupervisedRecipe = SupervisedRecipe()
     grpo: GrpoRecipe = GrpoRecipe()
     use_signals: bool = Field(True, description="give the encoder summaries of past log-probabilities besides the text")
+    probe: bool = Field(True, description="train a second router that also sees the low variant's own next action, at a cost")
     baselines: tuple[str, ...] = Field(
         ("random", "periodic", "uncertainty", "past-uncertainty", "signals", "oracle"),
         description="what the router is compared with",
@@ -67,5 +68,6 @@ def demo_config(model: Path) -> ExperimentConfig:
         supervised=SupervisedRecipe(epochs=5),
         grpo=GrpoRecipe(iterations=8),
         baselines=("random", "signals", "oracle"),
+        probe=False,
         ablations=False,
     )

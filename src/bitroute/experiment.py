@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +116,16 @@ class Experiment:
                 rows.append(Labelled(read_episode(self.reader, episode, HIGH), divergences))
         return rows
 
-    def network(self, seed: int) -> EncoderNetwork:
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Suffixes of the trained encoders: without the probe, and with it where the configuration wants both."""
+        return ("", "+probe") if self.config.probe else ("",)
+
+    def network(self, seed: int, inputs: str = "") -> EncoderNetwork:
         """A fresh encoder."""
         torch.manual_seed(seed)
-        return EncoderNetwork(small(self.tokenizer.vocab_size), use_signals=self.config.use_signals)
+        config = small(self.tokenizer.vocab_size)
+        return EncoderNetwork(config, use_signals=self.config.use_signals, use_probe=inputs == "+probe")
 
     def keep(self, network: EncoderNetwork, name: str, threshold: float = 0.0) -> Path:
         """Save an encoder as a router of this run."""
@@ -155,15 +161,16 @@ class Experiment:
         own = str(self.path / "routers" / f"round-1-{best['quantile']:g}")
         second = self.label("labels-2", "router-train", config.label_tasks, [own], start=config.label_tasks)
         data = self.labelled([*first, *second])
-        for seed in config.seeds:
+        for seed, inputs in product(config.seeds, self.inputs):
+            name = f"kl-st{inputs}-{seed}"
 
-            def fit_seed(seed: int = seed) -> list[dict[str, float]]:
-                network = self.network(seed)
+            def fit_encoder(seed: int = seed, inputs: str = inputs, name: str = name) -> list[dict[str, float]]:
+                network = self.network(seed, inputs)
                 curve = train_supervised(network, data, holdout, best["tau"], replace(config.supervised, seed=seed), budget)
-                self.keep(network, f"kl-st-{seed}", recentre(predict(network, holdout), budget))
+                self.keep(network, name, recentre(predict(network, holdout), budget))
                 return curve
 
-            self.run.once(f"kl-st-{seed}", fit_seed)
+            self.run.once(name, fit_encoder)
 
         def fit_signals() -> dict[str, float]:
             episodes = [e for e in (*first, *second) if e.steps]
@@ -217,10 +224,11 @@ class Experiment:
     def both_stages(self) -> None:
         """GRPO on top of KL-ST for every seed, and GRPO alone where ablations are wanted."""
         budget = max(self.config.budgets)
-        for seed in self.config.seeds:
-            stage1 = self.load(self.path / "routers" / f"kl-st-{seed}")
-            self.reinforce(f"dmr-{seed}", seed, stage1.network, stage1.thresholds[0])
-            if self.config.ablations:
+        for seed, inputs in product(self.config.seeds, self.inputs):
+            stage1 = self.load(self.path / "routers" / f"kl-st{inputs}-{seed}")
+            self.reinforce(f"dmr{inputs}-{seed}", seed, stage1.network, stage1.thresholds[0])
+        if self.config.ablations:
+            for seed in self.config.seeds:
                 self.reinforce(f"grpo-{seed}", seed, self.network(seed), math.log((1 - budget) / budget))
 
     # Budgets, tables
@@ -228,7 +236,6 @@ class Experiment:
     def policies(self) -> list[Policy]:
         """Every policy of the table, calibrated: the thresholds of all budgets, found by playing `validation`."""
         config = self.config
-        routers = {n: self.path / "routers" / n for n in ("signals.json",)}
         found = [
             Policy("all-high", "all-high", "always:high", Role.FIXED),
             Policy("all-low", "all-low", "always:low", Role.FIXED),
@@ -241,11 +248,13 @@ class Experiment:
         specs = {
             "uncertainty": ("uncertainty:entropy", Role.BASELINE),
             "past-uncertainty": ("uncertainty:past-entropy", Role.BASELINE),
-            "signals": (str(routers["signals.json"]), Role.LEARNED),
+            "signals": (str(self.path / "routers" / "signals.json"), Role.LEARNED),
             "oracle": ("oracle", Role.ORACLE),
         }
         scored += [Policy(n, n, spec, role) for n, (spec, role) in specs.items() if n in config.baselines]
-        learned = ("kl-st", "grpo", "dmr") if config.ablations else ("dmr",)
+        learned = [f"dmr{inputs}" for inputs in self.inputs]
+        if config.ablations:
+            learned += [*(f"kl-st{inputs}" for inputs in self.inputs), "grpo"]
         scored += [
             Policy(n, n, str(self.path / "routers" / f"{n}-{seed}"), Role.LEARNED, seed)
             for n in learned
