@@ -19,7 +19,6 @@ from bitroute.training.language_model import Sequence
 
 OBSERVATION_WEIGHT = 0.1
 VERB_WEIGHT = 3.0
-TAKE_WEIGHT = 2.0  # multiplies all tokens of a take
 OFFICIAL_SHARE = 0.15  # of the sequences, where official training games are given
 NOISE = (0.0, 0.3)  # range of an episode's probability of a stray action
 
@@ -32,8 +31,7 @@ def weigh(agent: AlfworldAgent, demonstration: Demonstration) -> Sequence:
     for index, (observation, action) in enumerate(zip(demonstration.observations, demonstration.actions, strict=True)):
         prompt = agent.prompt(agent.message(opening, observation), first=index == 0)
         completion = agent.completion(action)
-        scale = TAKE_WEIGHT if action.startswith("take ") else 1.0
-        imitated = [VERB_WEIGHT * scale] + [scale] * (len(completion) - 1)
+        imitated = [VERB_WEIGHT] + [1.0] * (len(completion) - 1)
         tokens += [*prompt, *completion]
         weights += [OBSERVATION_WEIGHT] * len(prompt)
         weights += [OBSERVATION_WEIGHT] * len(completion) if demonstration.noise[index] else imitated
