@@ -15,6 +15,8 @@ from bitroute.episode import Observation
 
 Chooser = Callable[[Observation], str | None]
 
+_IDLE = ("help", "inventory", "look")
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -78,7 +80,8 @@ def wandering(random: Random, steps: int, nonsense: float = 0.25, winning: Seque
             if plan[0] in observation.admissible:
                 return plan.pop(0)
             plan.pop(0)
-        verb = random.choice(sorted({command.split(" ", 1)[0] for command in observation.admissible}))
+        verbs = sorted({command.split(" ", 1)[0] for command in observation.admissible})
+        verb = random.choices(verbs, [1 if verb in _IDLE else 3 for verb in verbs])[0]
         return random.choice([command for command in observation.admissible if command.split(" ", 1)[0] == verb])
 
     return choose
