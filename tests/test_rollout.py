@@ -322,7 +322,7 @@ def test_tasks_draw_different_numbers_from_the_same_seed() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: make_player(FakeEngine(), Always(("w4", "high"), "w4")), CapabilityError, "w4, high; the engine hosts low, high"),
+        (lambda: make_player(FakeEngine(), Always(("w4", "high"), "w4")), CapabilityError, "w4, high; the engine hosts"),
         (lambda: make_player(FakeEngine(), Always(("high", "low"), "low")), CapabilityError, "engine hosts"),
         (lambda: make_player(FakeEngine({"high": ()}), Always(("high",), "high"), label=True), CapabilityError, "two variants"),
         (lambda: make_player(FakeEngine(), Always(PAIR, "low"), max_steps=0), ConfigError, "max_steps 0"),

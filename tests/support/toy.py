@@ -25,7 +25,7 @@ END, USER, ASSISTANT = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class ToyTask(Task):
-    """`screens` are what the steps show, e.g. ("easy red", "hard blue"). `breaks` says what raises: "reset" or a step's number."""
+    """`screens` are what the steps show, e.g. ("easy red", "hard blue"). `breaks`: what raises, "reset" or a step's number."""
 
     screens: tuple[str, ...] = ()
     breaks: str = ""

@@ -34,11 +34,11 @@ SIGNAL_FEATURES: Final = PAST_FEATURES + PROBE_FEATURES
 
 
 def small(vocab_size: int) -> Qwen3Config:
-    """The default network: 0.29 M parameters with a vocabulary of 768."""
+    """The default network: 0.297 M parameters with a vocabulary of 768."""
     return Qwen3Config(
         vocab_size=vocab_size,
         hidden_size=96,
-        intermediate_size=256,
+        intermediate_size=240,
         num_hidden_layers=2,
         num_attention_heads=3,
         num_key_value_heads=3,
