@@ -39,9 +39,10 @@ def calibrate(
     """Search the threshold whose realised share lies in (budget - tolerance, budget].
 
     `realised(threshold)` plays and returns the share of high steps, which falls as the threshold rises; `scores` are logged
-    scores. The search runs over their quantiles, not over thresholds: scores are skewed, and a quantile is about a share. Of
-    all trials the one with the largest share not above `budget` is kept; while there is none, the last trial is spent on a
-    threshold above all scores. Raises ConfigError for a budget outside 0..1 and without finite scores or trials.
+    scores. The search runs over their quantiles, not over thresholds: scores are skewed, and a quantile is about a share. It
+    interpolates first, then bisects. Of all trials the one with the largest share not above `budget` is kept; while there is
+    none, the last trial is spent on a threshold above all scores. Raises ConfigError for a budget outside 0..1 and without
+    finite scores or trials.
     """
     if not 0.0 <= budget <= 1.0:
         raise ConfigError(f"budget {budget}: K is a share, 0..1")
@@ -67,7 +68,7 @@ def calibrate(
             left = (guess, seen[threshold])
         else:
             right = (guess, seen[threshold])
-        guess = _between(left, right, budget - tolerance / 2)
+        guess = _between(left, right, budget - tolerance / 2) if len(seen) < 4 else (left[0] + right[0]) / 2
     within = {threshold: share for threshold, share in seen.items() if share <= budget} or {max(seen): seen[max(seen)]}
     best = max(within, key=lambda threshold: within[threshold])
     return Calibration(best, within[best], tuple(seen.items()))

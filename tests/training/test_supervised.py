@@ -1,0 +1,167 @@
+"""Stage 1 on the toy, whose sensitive steps are known; its measures against brute force."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from bitroute.engines.qwen3 import Qwen3Config
+from bitroute.episode import Episode
+from bitroute.errors import ConfigError
+from bitroute.rollout import Player, play
+from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, read_episode, trajectory_logits
+from bitroute.routers.fixed import Random
+from bitroute.training.supervised import (
+    Labelled,
+    SupervisedRecipe,
+    auc,
+    bucketed,
+    captured,
+    predict,
+    supervised_loss,
+    train_supervised,
+)
+from support.engine import FakeEngine
+from support.toy import ToyAgent, ToyEnvironment, toy_task, toy_tokenizer
+
+PAIR = ("low", "high")
+TOKENIZER = toy_tokenizer()
+QUICK = SupervisedRecipe(epochs=3, batch=8, rate=5e-3)
+
+
+def make_network(seed: int = 0) -> EncoderNetwork:
+    torch.manual_seed(seed)
+    return EncoderNetwork(Qwen3Config(TOKENIZER.vocab_size, 32, 64, 1, 2, 1, 16), use_signals=False)
+
+
+def labelled(first: int, count: int) -> tuple[list[Episode], list[Labelled]]:
+    player = Player(ToyEnvironment, ToyAgent(), FakeEngine(), Random(PAIR, 0.5), label=True)
+    episodes = list(play(player, [(toy_task(i), 0) for i in range(first, first + count)], "random"))
+    reader = Reader(TOKENIZER)
+    rows = [
+        Labelled(read_episode(reader, e, "high"), [s.sensitivity.kl_sum for s in e.steps if s.sensitivity]) for e in episodes
+    ]
+    return episodes, rows
+
+
+@pytest.fixture(scope="module")
+def data() -> list[Labelled]:
+    return labelled(0, 96)[1]
+
+
+def test_it_finds_the_hard_steps_of_tasks_it_never_saw(data: list[Labelled]) -> None:
+    network = make_network()
+    episodes, held = labelled(1000, 48)
+    hard = np.array([s.message.startswith("hard") for e in episodes for s in e.steps])
+    before = auc(predict(network, held), hard)
+    curve = train_supervised(network, data, held, tau=0.5, recipe=QUICK, budget=float(hard.mean()))
+    scores = predict(network, held)
+    assert before < 0.9
+    assert auc(scores, hard) == 1.0
+    assert scores[hard].min() > 0 > scores[~hard].max()
+    assert curve[-1]["captured"] == pytest.approx(1.0, abs=0.02)
+    assert [row["epoch"] for row in curve] == [1, 2, 3]
+    assert curve[-1]["loss"] < 0.6 * curve[0]["loss"]
+
+
+def test_the_trained_network_routes_the_toy_perfectly(data: list[Labelled]) -> None:
+    network = make_network()
+    train_supervised(network, data, data[:16], tau=0.5, recipe=QUICK, budget=1 / 3)
+    router = EncoderRouter(network, TOKENIZER, PAIR, 0.0, model="toy-model")
+    player = Player(ToyEnvironment, ToyAgent(), FakeEngine(), router)
+    tasks = {t.id: t for t in (toy_task(i) for i in range(2000, 2040))}
+    for episode in play(player, [(t, 0) for t in tasks.values()], "kl-st"):
+        assert episode.success
+        assert [s.decision.variant == "high" for s in episode.steps] == tasks[episode.task_id].hard
+
+
+def test_training_is_deterministic(data: list[Labelled]) -> None:
+    runs = []
+    for _ in range(2):
+        network = make_network()
+        curve = train_supervised(network, data[:24], data[24:32], 0.5, SupervisedRecipe(epochs=2, batch=8), 0.3)
+        runs.append((curve, predict(network, data[:8]).tolist()))
+    assert runs[0] == runs[1]
+
+
+def test_the_epoch_that_captures_most_is_kept(data: list[Labelled], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of four epochs is made out to be the best one."""
+    found = iter([0.2, 0.9, 0.4, 0.9])
+    states: list[dict[str, torch.Tensor]] = []
+    network = make_network()
+
+    def judged(*_: object) -> float:
+        states.append({n: t.clone() for n, t in network.state_dict().items()})
+        return next(found)
+
+    monkeypatch.setattr("bitroute.training.supervised.captured", judged)
+    train_supervised(network, data[:16], data[16:24], 0.5, SupervisedRecipe(epochs=4, batch=8), 0.3)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, states[1][name])
+    assert not torch.equal(states[1]["head.0.weight"], states[3]["head.0.weight"])
+
+
+@pytest.mark.parametrize(("tau", "share"), [(100.0, "0%"), (-1.0, "100%")])
+def test_a_tau_that_tells_nothing_apart_is_refused(data: list[Labelled], tau: float, share: str) -> None:
+    with pytest.raises(ConfigError, match=f"tau {tau:g}: {share} of the labelled steps"):
+        train_supervised(make_network(), data, data, tau, QUICK, 0.3)
+
+
+def test_the_loss_weighs_both_classes_the_same_and_adds_the_actions(data: list[Labelled]) -> None:
+    network, rows = make_network(), data[:6]
+    labels = np.concatenate([r.divergences for r in rows]) >= 0.5
+    share = float(labels.mean())
+    weights = (0.5 / (1 - share), 0.5 / share)
+    with torch.no_grad():
+        logits, hidden = trajectory_logits(network, [r.trajectory for r in rows])
+        alone = float(supervised_loss(network, rows, 0.5, weights, 0.0))
+        both = float(supervised_loss(network, rows, 0.5, weights, 0.5))
+        chances = torch.sigmoid(logits.double()).numpy()
+        wanted = -0.5 * np.log(chances[labels]).mean() - 0.5 * np.log(1 - chances[~labels]).mean()
+        assert alone == pytest.approx(float(wanted), rel=1e-5)
+        tokens = [(r, i) for r in range(len(rows)) for i in rows[r].trajectory.actions]
+        losses = [
+            float(F.cross_entropy(network.backbone.logits(hidden[r, i - 1]), torch.tensor(rows[r].trajectory.tokens[i])))
+            for r, i in tokens
+        ]
+    assert both - alone == pytest.approx(0.5 * float(np.mean(losses)), rel=1e-4)
+
+
+def test_predictions_do_not_depend_on_order_or_batch(data: list[Labelled]) -> None:
+    network = make_network()
+    rows = [*data[:5], *labelled(500, 3)[1]]
+    scores = predict(network, rows)
+    assert len(scores) == sum(len(r.divergences) for r in rows)
+    assert predict(network, rows, batch=1) == pytest.approx(scores, abs=1e-5)
+    parts = [predict(network, [row]) for row in rows]
+    assert np.concatenate(parts) == pytest.approx(scores, abs=1e-5)
+
+
+def test_auc_equals_counting_pairs() -> None:
+    random = np.random.default_rng(3)
+    for _ in range(20):
+        scores = random.integers(0, 6, size=30)
+        positive = random.random(30) < 0.4
+        pairs = [(a > b) + 0.5 * (a == b) for a, b in product(scores[positive], scores[~positive])]
+        assert auc(scores, positive) == pytest.approx(float(np.mean(pairs)))
+    assert math.isnan(auc([1.0, 2.0], [True, True]))
+    assert math.isnan(auc([], []))
+
+
+def test_captured_equals_summing_the_top() -> None:
+    assert captured([3, 1, 2], [5.0, 1.0, 4.0], 1 / 3) == 0.5
+    assert captured([3, 1, 2], [5.0, 1.0, 4.0], 2 / 3) == 0.9
+    assert captured([3, 1, 2], [5.0, 1.0, 4.0], 0.0) == 0.0
+    assert captured([3, 1, 2], [5.0, 1.0, 4.0], 1.0) == 1.0
+    assert captured([1, 2], [0.0, 0.0], 0.5) == 0.0
+
+
+def test_buckets_hold_every_episode_once(data: list[Labelled]) -> None:
+    groups = bucketed(data, 10, np.random.default_rng(0))
+    assert sorted(i for g in groups for i in g) == list(range(96))
+    assert sorted(map(len, groups)) == [6] + [10] * 9
