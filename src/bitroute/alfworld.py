@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import islice
@@ -19,9 +18,11 @@ from bitroute.engines.qwen3 import Qwen3Config
 from bitroute.envs.alfworld import splits
 from bitroute.envs.alfworld.demonstrations import demonstrate
 from bitroute.envs.alfworld.game import AlfworldTask
-from bitroute.envs.alfworld.load import load_split
+from bitroute.envs.alfworld.load import SPLITS as LABELS
+from bitroute.envs.alfworld.load import find_games, load_split, load_task
 from bitroute.envs.alfworld.world import World
 from bitroute.episode import Episode
+from bitroute.errors import ConfigError
 from bitroute.rollout import Player, play
 from bitroute.routers.registry import build_router
 from bitroute.routers.threshold import ThresholdRouter
@@ -32,16 +33,40 @@ OFFICIAL = "official-"  # "official-valid_seen": the publisher's split of that n
 
 
 @lru_cache(maxsize=4)
+def official_games(name: str) -> list[Path]:
+    """The game files of one of the publisher's splits. Raises ConfigError when $ALFWORLD_DATA does not hold it."""
+    return find_games(None, name)
+
+
 def official_tasks(name: str) -> list[AlfworldTask]:
-    """All games of one of the publisher's splits."""
-    return list(load_split(os.environ.get("ALFWORLD_DATA"), name))
+    """All games of one of the publisher's splits, read. Raises DataError naming a file that is missing or truncated."""
+    return list(load_split(None, name))
 
 
 def task_at(split: str, index: int) -> AlfworldTask:
-    """Task `index` of a generated split, or of an official one by its prefix."""
-    if split.startswith(OFFICIAL):
-        return official_tasks(split.removeprefix(OFFICIAL))[index]
-    return splits.task(split, index)
+    """Task `index` of a generated split, or of an official one by its prefix. Raises ConfigError for an unknown split and an
+    index beyond its end, DataError for a game file that is missing or truncated.
+    """
+    if not split.startswith(OFFICIAL):
+        return splits.task(split, index)
+    check_tasks(split, index + 1)
+    name = split.removeprefix(OFFICIAL)
+    return load_task(official_games(name)[index], LABELS.get(name, name))
+
+
+def check_split(split: str) -> None:
+    """Raise ConfigError when no split has this name; whether the files of an official one are here is another question."""
+    if split not in splits.SPLITS and not split.startswith(OFFICIAL):
+        raise ConfigError(
+            f"unknown split {split!r}; want {', '.join(splits.SPLITS)} or {OFFICIAL}NAME, e.g. {OFFICIAL}valid_seen"
+        )
+
+
+def check_tasks(split: str, count: int) -> None:
+    """Raise ConfigError unless `split` exists and has `count` tasks: generated splits have as many as one asks for."""
+    check_split(split)
+    if split.startswith(OFFICIAL) and count > (there := len(official_games(split.removeprefix(OFFICIAL)))):
+        raise ConfigError(f"split {split} has {there} tasks, fewer than the {count} asked for")
 
 
 def load_player(hosting: Hosting) -> Play:
@@ -67,8 +92,9 @@ def load_player(hosting: Hosting) -> Play:
             if job.threshold is not None:
                 router.set_thresholds(job.threshold)
         player = Player(World, agent, engine, router, max_steps=job.max_steps, label=job.label)
-        order = {(task_at(job.split, i).id, seed): n for n, (i, seed) in enumerate(shard.pairs)}
-        jobs = [(task_at(job.split, i), seed) for i, seed in shard.pairs]
+        tasks = {i: task_at(job.split, i) for i in dict(shard.pairs)}
+        jobs = [(tasks[i], seed) for i, seed in shard.pairs]
+        order = {(task.id, seed): number for number, (task, seed) in enumerate(jobs)}
         episodes = play(player, jobs, job.policy, batch=len(jobs))
         return sorted(episodes, key=lambda e: order[e.task_id, e.seed])
 

@@ -1,18 +1,39 @@
-"""The configuration of an experiment: one JSON file, unknown keys refused. Every default is the full-size benchmark's."""
+"""The configuration of an experiment: one JSON file, unknown keys refused. Every default is the full-size benchmark's.
+
+It knows what may be written there, and runs nothing. docs/reference/config.md explains every field.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
+from bitroute.alfworld import check_split
 from bitroute.errors import ConfigError
+from bitroute.quantization.scheme import Scheme
 from bitroute.training.grpo import GrpoRecipe
 from bitroute.training.supervised import SupervisedRecipe
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]  # K = 0 and K = 1 are the all-low and all-high rows of every table
+Baseline = Literal["random", "periodic", "uncertainty", "past-uncertainty", "signals", "oracle"]
+
+
+def _checked(check: Callable[[str], object]) -> AfterValidator:
+    """Lets `check` look at a value; its ConfigError becomes a complaint about the field."""
+
+    def validate(value: str) -> str:
+        try:
+            check(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    return AfterValidator(validate)
 
 
 class ExperimentConfig(BaseModel):
@@ -21,22 +42,30 @@ class ExperimentConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: Path = Field(Path("models/alfworld-agent"), description="directory of the agent's language model")
-    low: str = Field("w2g64-rtn", description="scheme of the low variant, fixed on `validation` before any routing")
+    low: Annotated[str, _checked(Scheme.parse)] = Field(
+        "w2g64-rtn", description="scheme of the low variant, fixed on `validation` before any routing"
+    )
     cache_mode: Literal["own", "shared"] = Field("own", description="one KV cache per variant, or one for all")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the products; weights are as stored")
     max_steps: Count = Field(30, description="an episode that has not succeeded by then has failed")
-    budgets: tuple[Share, ...] = Field((0.1, 0.2, 0.3), description="K: mean share of steps at high precision")
-    seeds: tuple[int, ...] = Field((0, 1, 2), description="router training seeds")
+    budgets: tuple[Share, ...] = Field(
+        (0.1, 0.2, 0.3), min_length=1, description="K: mean share of steps at high precision, strictly between 0 and 1"
+    )
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="router training seeds")
     label_tasks: Count = Field(1600, description="tasks of `router-train` whose steps are labelled, in each of two rounds")
     holdout_tasks: Count = Field(300, description="tasks of `validation` labelled for the choice of tau and of the epoch")
     calibration_tasks: Count = Field(400, description="tasks of `validation` played per trial threshold")
-    quantiles: tuple[Share, ...] = Field((0.7, 0.8, 0.9), description="candidates for tau, as quantiles of the divergence")
-    splits: dict[str, Count] = Field({"unseen": 2000}, description="evaluated splits and their numbers of tasks")
-    supervised: SupervisedRecipe = SupervisedRecipe()
-    grpo: GrpoRecipe = GrpoRecipe()
+    quantiles: tuple[Share, ...] = Field(
+        (0.7, 0.8, 0.9), min_length=1, description="candidates for tau, as quantiles of the divergence"
+    )
+    splits: dict[Annotated[str, _checked(check_split)], Count] = Field(
+        {"unseen": 2000}, min_length=1, description="evaluated splits and their numbers of tasks"
+    )
+    supervised: SupervisedRecipe = Field(SupervisedRecipe(), description="stage 1, KL-ST")
+    grpo: GrpoRecipe = Field(GrpoRecipe(), description="stage 2, GRPO")
     use_signals: bool = Field(True, description="give the encoder summaries of past log-probabilities besides the text")
     probe: bool = Field(True, description="train a second router that also sees the low variant's own next action, at a cost")
-    baselines: tuple[str, ...] = Field(
+    baselines: tuple[Baseline, ...] = Field(
         ("random", "periodic", "uncertainty", "past-uncertainty", "signals", "oracle"),
         description="what the router is compared with",
     )
@@ -46,12 +75,20 @@ class ExperimentConfig(BaseModel):
     def load(cls, path: Path) -> ExperimentConfig:
         """Read a JSON file. Raises ConfigError naming the file and each field that is wrong."""
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(path.read_bytes(), strict=True)
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
         except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise ConfigError(f"{path}: {wrong}") from error
+            raise ConfigError(f"{path}: {'; '.join(map(_sentence, error.errors()))}") from error
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    """Field and complaint, e.g. "budgets.0: Input should be less than 1"."""
+    where = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{where}: no such field"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
 
 
 def demo_config(model: Path) -> ExperimentConfig:

@@ -22,15 +22,13 @@ import torch
 from scipy.optimize import brentq
 
 from bitroute.agents.tokenizer import Tokenizer
-from bitroute.alfworld import OFFICIAL, calibration_batches, load_player, official_tasks, task_at
+from bitroute.alfworld import OFFICIAL, calibration_batches, check_tasks, load_player, official_games, task_at
 from bitroute.config import ExperimentConfig
-from bitroute.engines.hosting import HIGH, quantize
-from bitroute.engines.qwen3 import load_model
+from bitroute.engines.hosting import HIGH, identity, quantize
 from bitroute.episode import Episode, Task
 from bitroute.evaluation.evaluate import evaluate
 from bitroute.evaluation.report import write_report
 from bitroute.evaluation.results import Evaluation, Role, Run
-from bitroute.quantization.fingerprint import fingerprint
 from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, load_encoder, read_episode, small, views_of
 from bitroute.routers.signals import SignalsRouter, features, fit
 from bitroute.runs import RunDirectory
@@ -64,7 +62,7 @@ class Experiment:
         self.config, self.run, self.pool = config, directory, pool
         self.path = directory.path
         self.tokenizer = Tokenizer.load(config.model)
-        self.model = fingerprint(load_model(config.model, torch.float32).state_dict())
+        self.model = identity(config.model)
         self.ladder = (config.low, HIGH)
         self.reader = Reader(self.tokenizer)
 
@@ -289,7 +287,7 @@ class Experiment:
         policies = self.policies()
         results = []
         for split, wanted in self.config.splits.items():
-            count = min(wanted, len(official_tasks(split.removeprefix(OFFICIAL)))) if split.startswith(OFFICIAL) else wanted
+            count = min(wanted, len(official_games(split.removeprefix(OFFICIAL)))) if split.startswith(OFFICIAL) else wanted
             runs = []
             for p in policies:
                 # Rules that draw at random have seeds too: as many as the trained routers.
@@ -354,9 +352,15 @@ def recentre(scores: Sequence[float] | Any, budget: float) -> float:
 
 @contextmanager
 def experiment(config: ExperimentConfig, out: Path, cores: int | None = None) -> Iterator[Experiment]:
-    """Open or continue the run in `out`: makes the low variant, starts the workers."""
-    directory = RunDirectory(out, config.model_dump(mode="json"))
-    quantize(config.model, config.low, out / "variants", lambda: calibration_batches(config.model))
-    hosting = Hosting(config.model, (config.low,), out / "variants", config.cache_mode, config.dtype)
-    with workers(load_player, hosting, cores) as pool:
-        yield Experiment(config, directory, pool)
+    """Open or continue the run in `out`: makes the low variant, starts the workers. Bad input raises before anything is
+    written.
+    """
+    identity(config.model)
+    Tokenizer.load(config.model)
+    for split in config.splits:
+        check_tasks(split, 1)
+    with RunDirectory(out, config.model_dump(mode="json")) as directory:
+        quantize(config.model, config.low, out / "variants", lambda: calibration_batches(config.model))
+        hosting = Hosting(config.model, (config.low,), out / "variants", config.cache_mode, config.dtype)
+        with workers(load_player, hosting, cores) as pool:
+            yield Experiment(config, directory, pool)

@@ -4,13 +4,18 @@ meaning.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
+import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from bitroute import __version__
 from bitroute.errors import ConfigError, DataError
@@ -18,28 +23,38 @@ from bitroute.store.files import write_atomic
 
 T = TypeVar("T")
 
+CONFIG = "config.json"
+
 
 def provenance() -> dict[str, Any]:
     """The command, version, git commit (None outside a checkout) and machine of this process."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        commit = None
     return {
         "command": ["bitroute", *sys.argv[1:]],
         "version": __version__,
-        "commit": commit,
+        "commit": commit(Path(__file__).parent),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "processor": processor(),
     }
 
 
+def commit(package: Path) -> str | None:
+    """The git commit of the checkout that tracks `package`, with "-dirty" after it where files differ; None elsewhere.
+
+    A package that was installed into an environment within somebody's checkout is not tracked by it.
+    """
+    found = None
+    for command in (("ls-files", "--error-unmatch", "__init__.py"), ("describe", "--always", "--dirty", "--abbrev=12")):
+        git = ["git", "-C", str(package), *command]
+        try:
+            found = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+    return found
+
+
 def processor() -> str:
     """The processor's name and its number of cores, as the operating system tells."""
-    import os  # noqa: PLC0415
-
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -48,34 +63,84 @@ def processor() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
+def directory_for(parent: Path, title: str, config: dict[str, Any]) -> Path:
+    """A directory below `parent` for the run of `config`: the same one for the same configuration, another for any other."""
+    words = re.sub(r"[^\w.]+", "-", title).strip("-.")
+    return parent / f"{words}-{hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def digest(path: Path) -> str:
+    """SHA-256 (hex) of a file, or of a directory's files and their names."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return hashlib.sha256(b"".join(p.name.encode() + hashlib.sha256(p.read_bytes()).digest() for p in files)).hexdigest()
+
+
 class RunDirectory:
-    """A directory of one run. The first run fixes its configuration; a later one with the same goes on where it stopped."""
+    """A directory of one run. The first run fixes its configuration; a later one with the same goes on where it stopped.
+
+    Between `__init__` and `close` (or the end of the `with` block, or of the process) nobody else can open it.
+    """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
-        """Open or make `path`. Raises ConfigError when it holds a run of another configuration."""
+        """Open or make `path`. Raises ConfigError when it holds a run of another configuration or is at work elsewhere,
+        DataError when it cannot be written or its configuration is damaged.
+        """
         self.path = path
-        stored = path / "config.json"
+        wanted = json.loads(json.dumps(config))  # as it will be read: tuples as lists
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path / ".lock", os.O_CREAT | os.O_RDWR)
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error.strerror}") from error
+        try:
+            self._open(wanted)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, config: dict[str, Any]) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{self.path}: another bitroute is at work here; wait for it or choose another --out") from error
+        for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+        stored = self.path / CONFIG
         if stored.exists():
-            try:
-                before = json.loads(stored.read_text())
-            except ValueError as error:
-                raise DataError(f"{stored}: damaged ({error}); choose another directory") from error
+            before = read_json(stored)
             differing = sorted(k for k in before.keys() | config.keys() if before.get(k) != config.get(k))
             if differing:
-                raise ConfigError(
-                    f"{path}: holds a run with another {', '.join(differing)}; choose another directory with --out"
-                )
+                raise ConfigError(f"{self.path}: holds a run with another {', '.join(differing)}; choose another --out")
         else:
+            write_atomic(self.path / "provenance.json", json.dumps(provenance(), indent=2) + "\n")
             write_atomic(stored, json.dumps(config, indent=2) + "\n")
-            write_atomic(path / "provenance.json", json.dumps(provenance(), indent=2) + "\n")
+
+    def close(self) -> None:
+        """Let others open the directory."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """The JSON value `name`.json, made by `make` if it is not there yet."""
+        """The JSON value `name`.json, made by `make` if it is not there yet. Raises DataError when the file is damaged."""
         path = self.path / f"{name}.json"
-        if path.exists():
-            value: T = json.loads(path.read_text())
-            return value
-        value = make()
-        write_atomic(path, json.dumps(value, indent=1) + "\n")
-        value = json.loads(path.read_text())  # what a resumed run will see: tuples as lists, keys as strings
+        if not path.exists():
+            write_atomic(path, json.dumps(make(), indent=1) + "\n")
+        value: T = read_json(path)  # what a resumed run will see: tuples as lists, keys as strings
         return value
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises DataError naming it when it cannot be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error}); remove it to make it again") from error

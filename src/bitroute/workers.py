@@ -1,7 +1,8 @@
 """Plays many episodes on all cores: worker processes that each host an engine, fed with shards of tasks.
 
 A shard is a fixed slice of the tasks played as one batch, so results do not depend on the number of workers. Shards are written
-to the traces file as they end; a run that was killed plays only what is missing.
+to the traces file as they end; a run that was killed plays only what is missing. This module knows processes and files of
+episodes; what playing means is given to it.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from bitroute.episode import Episode
-from bitroute.store.traces import TraceWriter, read_traces, write_traces
+from bitroute.errors import BitrouteError, DataError
+from bitroute.store.traces import TraceWriter, read_traces
 
 SHARD = 64  # tasks played as one batch
 
@@ -37,7 +42,7 @@ class Hosting:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to play. `router` is a specification for `build_router`; `thresholds` and `sample` override the router's own.
+    """What to play. `router` is a specification for `build_router`; `threshold` and `sample` override the router's own.
 
     Episode (i, seed) is played for i in start .. start + count of `split` and each of `seeds`.
     """
@@ -53,9 +58,13 @@ class Job:
     label: bool = False
     max_steps: int = 30
 
+    def pairs(self) -> list[tuple[int, int]]:
+        """All (task index, seed) in the order of the results."""
+        return [(i, seed) for i in range(self.start, self.start + self.count) for seed in self.seeds]
+
     def shards(self) -> list[Shard]:
-        """The (task index, seed) pairs in order, cut into batches of SHARD."""
-        pairs = [(i, seed) for i in range(self.start, self.start + self.count) for seed in self.seeds]
+        """The pairs cut into batches of SHARD."""
+        pairs = self.pairs()
         return [Shard(self, tuple(pairs[i : i + SHARD])) for i in range(0, len(pairs), SHARD)]
 
 
@@ -68,86 +77,119 @@ class Shard:
 
 
 Play = Callable[[Shard], list[Episode]]
+Submit = Callable[[Shard], Future[list[Episode]]]
 
 
 class Workers:
-    """A pool of processes. `load` (a module-level function) makes what plays a shard, once in each process."""
+    """Plays jobs shard by shard. `submit` begins to play a shard, wherever that is."""
 
-    def __init__(self, pool: ProcessPoolExecutor) -> None:
-        self._pool = pool
+    def __init__(self, submit: Submit) -> None:
+        self._submit = submit
 
     def play(self, jobs: Sequence[Job], description: str = "") -> list[list[Episode]]:
         """The episodes of each job, in the order of its pairs; without a description no progress bar is shown."""
         shards = [(index, shard) for index, job in enumerate(jobs) for shard in job.shards()]
         found: dict[tuple[int, int], list[Episode]] = {}
-        with self._progress(sum(len(s.pairs) for _, s in shards), description) as bar:
-            futures: dict[Future[list[Episode]], tuple[int, int]] = {}
-            for number, (index, shard) in enumerate(shards):
-                futures[self._pool.submit(_play, shard)] = (index, number)
+        with _progress(sum(len(s.pairs) for _, s in shards), description) as bar:
+            futures = {self._submit(shard): (index, number) for number, (index, shard) in enumerate(shards)}
             for future in as_completed(futures):
-                episodes = future.result()
-                found[futures[future]] = episodes
-                bar.update(len(episodes))
+                found[futures[future]] = future.result()
+                bar.update(len(found[futures[future]]))
         results: list[list[Episode]] = [[] for _ in jobs]
         for index, number in sorted(found):
             results[index] += found[index, number]
         return results
 
     def record(self, job: Job, path: Path, description: str) -> list[Episode]:
-        """Play a job into the traces file `path`; what stands there already is not played again."""
-        shards = job.shards()
-        done = list(read_traces(path)) if path.exists() else []
-        whole = len(done) // SHARD * SHARD if len(done) < sum(len(s.pairs) for s in shards) else len(done)
-        if whole != len(done):
-            write_traces(path, done[:whole])
-        episodes = done[:whole]
-        missing = shards[-(-whole // SHARD) :]
-        if not missing:
+        """Play a job into the traces file `path`; what stands there already is not played again.
+
+        A shard of which only a part is stored is played as a whole, so that its episodes are those of an undisturbed run, and
+        the missing ones are added. Raises DataError when the file holds another job's episodes.
+        """
+        episodes = list(read_traces(path)) if path.exists() else []
+        pairs = job.pairs()
+        if len(episodes) > len(pairs) or any(e.seed != seed for e, (_, seed) in zip(episodes, pairs, strict=False)):
+            raise DataError(f"{path}: holds other episodes than the {len(pairs)} wanted here; remove it to play them anew")
+        if len(episodes) == len(pairs):
             return episodes
-        with TraceWriter(path, batch=SHARD) as writer, self._progress(sum(len(s.pairs) for s in shards), description) as bar:
-            bar.update(whole)
-            for played in self._pool.map(_play, missing):
-                for episode in played:
+        first = len(episodes) // SHARD
+        with TraceWriter(path, batch=SHARD) as writer, _progress(len(pairs), description, len(episodes)) as bar:
+            futures = [self._submit(shard) for shard in job.shards()[first:]]
+            for number, future in enumerate(futures, start=first):
+                missing = future.result()[len(episodes) - number * SHARD :]
+                for episode in missing:
                     writer.write(episode)
                 writer.flush()
-                episodes += played
-                bar.update(len(played))
+                episodes += missing
+                bar.update(len(missing))
         return episodes
 
-    @contextmanager
-    def _progress(self, total: int, description: str) -> Iterator[Any]:
-        with tqdm(total=total, desc=description, unit="episode", disable=not description) as bar:
-            yield bar
+
+@contextmanager
+def _progress(total: int, description: str, done: int = 0) -> Iterator[Any]:
+    """A bar with rate and time left; `done` does not count for the rate."""
+    with tqdm(total=total, initial=done, desc=description, unit="episode", disable=not description) as bar:
+        yield bar
 
 
 @contextmanager
 def workers(load: Callable[[Hosting], Play], hosting: Hosting, count: int | None = None) -> Iterator[Workers]:
-    """Start `count` processes (all cores by default). Ctrl-C stops them at once: what is on disk stays, the rest is played
-    again.
+    """Up to `count` processes (all cores by default), started when there is something to play. `load` (a module-level function)
+    makes what plays a shard, once in each.
+
+    Whatever ends the block, Ctrl-C included, stops them at once: what is on disk stays, the rest is played again. They also end
+    when this process is killed. Raises BitrouteError when a worker was killed.
     """
-    pool = ProcessPoolExecutor(
-        count or os.cpu_count() or 1,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start,
-        initargs=(load, hosting),
-    )
+    context = multiprocessing.get_context("spawn")
+    ended, alive = context.Pipe(duplex=False)  # nothing is ever sent: workers see its end when this process closes it or dies
+    pool = ProcessPoolExecutor(count or cores(), mp_context=context, initializer=_start, initargs=(load, hosting, ended))
+
+    def submit(shard: Shard) -> Future[list[Episode]]:
+        with _interrupts_held():
+            return pool.submit(_play, shard)
+
     try:
-        yield Workers(pool)
-    except BaseException:
-        for process in list(pool._processes.values()):
-            process.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
+        yield Workers(submit)
+    except BrokenProcessPool as error:
+        raise BitrouteError(
+            "a worker process was killed (out of memory?); what is stored stays, the same command goes on; try --cores 1"
+        ) from error
+    finally:
+        alive.close()
+        pool.shutdown(cancel_futures=True)
+        ended.close()
 
 
-_player: list[Play] = []
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start(load: Callable[[Hosting], Play], hosting: Hosting) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    _player.append(load(hosting))
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes started in here never see Ctrl-C: this one decides what it means. Here it waits until the block ends."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_player: Future[Play] = Future()  # of a worker process: what plays, or why it could not be loaded
+
+
+def _start(load: Callable[[Hosting], Play], hosting: Hosting, ended: Connection) -> None:
+    threading.Thread(target=_end_with, args=(ended,), daemon=True).start()
+    try:
+        _player.set_result(load(hosting))
+    except Exception as error:  # raised again by each shard: an initializer's own errors would only be logged
+        _player.set_exception(error)
+
+
+def _end_with(ended: Connection) -> None:
+    ended.poll(None)
+    os._exit(1)  # in the middle of a shard, too
 
 
 def _play(shard: Shard) -> list[Episode]:
-    return _player[0](shard)
+    return _player.result()(shard)
