@@ -60,6 +60,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    # This directory holds an `alfworld.py` of our own, which must not hide the official package of that name.
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
     official, native = OfficialWorld(), World()
     mismatches = 0

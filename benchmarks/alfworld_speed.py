@@ -13,6 +13,7 @@ import os
 import platform
 import resource
 import statistics
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -57,6 +58,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="steps a game")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    # This directory holds an `alfworld.py` of our own, which must not hide the official package of that name.
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
     print(f"machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
