@@ -1,0 +1,336 @@
+"""Stage 2 on the toy, whose best policy is known, and its pieces against numbers and finite differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitroute.engines.qwen3 import Qwen3Config
+from bitroute.episode import Decision, Episode, Signals, Step, Task, Usage
+from bitroute.errors import ConfigError, DataError
+from bitroute.rollout import Player, play
+from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, trajectory_logits
+from bitroute.routers.threshold import sigmoid
+from bitroute.training.calibration import spent
+from bitroute.training.grpo import (
+    GrpoRecipe,
+    advantages,
+    learn,
+    learnable,
+    policy_loss,
+    rewards,
+    rung_logprobs,
+    train_grpo,
+)
+from support.engine import LADDER_OF_THREE, LADDER_OF_TWO, FakeEngine
+from support.toy import ToyAgent, ToyEnvironment, ToyTask, toy_task, toy_tokenizer
+
+PAIR, TRIO = tuple(LADDER_OF_TWO), tuple(LADDER_OF_THREE)
+TOKENIZER = toy_tokenizer()
+READER = Reader(TOKENIZER)
+QUICK = GrpoRecipe(iterations=18, tasks=16, group=8, price=0.3, rate=5e-3)
+STEPS = 4
+
+
+def make_network(seed: int = 0) -> EncoderNetwork:
+    torch.manual_seed(seed)
+    return EncoderNetwork(Qwen3Config(TOKENIZER.vocab_size, 32, 64, 1, 2, 1, 16), use_signals=False)
+
+
+class Toy:
+    """A GRPO run on the toy: `ladder` of two or three variants, `thresholds` to sample around."""
+
+    def __init__(
+        self, ladder: Sequence[str] = PAIR, thresholds: Sequence[float] = (0.0,), levels: Sequence[str] = ("hard",)
+    ) -> None:
+        self.network, self.ladder, self.thresholds, self.levels = make_network(), tuple(ladder), thresholds, levels
+        self.weaknesses = LADDER_OF_TWO if self.ladder == PAIR else LADDER_OF_THREE
+
+    def task(self, index: int) -> ToyTask:
+        return toy_task(index, steps=STEPS, levels=self.levels)
+
+    def play(self, pairs: Sequence[tuple[Task, int]], sample: bool) -> list[Episode]:
+        router = EncoderRouter(self.network, TOKENIZER, self.ladder, self.thresholds, model="toy-model", sample=sample)
+        player = Player(ToyEnvironment, ToyAgent(), FakeEngine(self.weaknesses), router)
+        return list(play(player, pairs, "grpo", batch=256))
+
+    def train(self, recipe: GrpoRecipe, checkpoint: Path | None = None) -> list[dict[str, float]]:
+        return train_grpo(
+            self.network,
+            READER,
+            self.ladder,
+            self.thresholds,
+            self.task,
+            lambda pairs: self.play(pairs, sample=True),
+            float(STEPS),
+            recipe,
+            checkpoint=checkpoint,
+        )
+
+    def evaluate(self, count: int = 100) -> tuple[float, float, float]:
+        """Greedy success on unseen tasks, what it spent, and what the best router spends."""
+        tasks = {t.id: t for t in map(self.task, range(5000, 5000 + count))}
+        episodes = self.play([(task, 0) for task in tasks.values()], sample=False)
+        best = {"easy": 0.0, "hard": 1.0 if len(self.ladder) == 2 else 0.5, "brutal": 1.0}
+        optimum = np.mean([best[screen.split()[0]] for task in tasks.values() for screen in task.screens])
+        return (
+            float(np.mean([e.success for e in episodes])),
+            float(np.mean([spent(e, self.ladder) for e in episodes])),
+            float(optimum),
+        )
+
+
+def episode(task: str, variants: str, success: bool, failure: str | None = None, propensity: float = 0.5) -> Episode:
+    names = {"l": "low", "m": "middle", "h": "high"}
+    steps = [
+        Step("easy red", "press red", Decision(names[v], 0.0, "", propensity), Signals((), (), (), ()), Usage(names[v]))
+        for v in variants
+    ]
+    return Episode(task, "", "", "", 0, tuple(steps), success, failure)
+
+
+def test_from_a_random_start_it_learns_to_spend_where_it_must_and_nowhere_else() -> None:
+    toy = Toy()
+    success, share, optimum = toy.evaluate()
+    assert success < 0.9 or share > 0.9  # nothing is known yet
+    curve = toy.train(QUICK)
+    success, share, optimum = toy.evaluate()
+    assert success >= 0.95
+    assert share == pytest.approx(optimum, abs=0.03)
+    assert curve[-1]["reward"] > curve[0]["reward"] + 0.4
+    assert [row["iteration"] for row in curve] == list(range(1, 19))
+
+
+def test_a_price_beyond_what_a_step_can_win_buys_nothing() -> None:
+    toy = Toy()
+    toy.train(replace(QUICK, price=6.0, iterations=10, anchor=0.0, entropy_floor=0.0))  # 1.5 successes a step
+    success, share, _ = toy.evaluate()
+    assert share <= 0.02
+    assert success < 0.5
+
+
+def test_on_a_ladder_of_three_it_learns_each_levels_cheapest_sufficient_rung() -> None:
+    # A gap of 4 leaves room for a middle that is sampled three times in four: in a narrow one hard steps hide behind high.
+    toy = Toy(TRIO, (-2.0, 2.0), levels=("hard", "brutal"))
+    toy.train(replace(QUICK, iterations=24, price=1.0))
+    success, share, optimum = toy.evaluate()
+    assert success >= 0.95
+    assert share == pytest.approx(optimum, abs=0.05)
+
+
+def test_only_the_routers_parameters_change() -> None:
+    toy = Toy()
+    before = {n: p.clone() for n, p in toy.network.named_parameters()}
+    engine = FakeEngine()
+    weights = dict(engine.weaknesses)
+    toy.train(replace(QUICK, iterations=1))
+    changed = {n for n, p in toy.network.named_parameters() if not torch.equal(p, before[n])}
+    assert engine.weaknesses == weights  # an engine has nothing to train: it is only played
+    assert {n.split(".")[0] for n in changed} == {"backbone", "head", "signals"}
+    assert "signals.weight" not in changed  # these inputs are off
+
+
+def test_the_stage_1_network_stays_frozen_while_learning() -> None:
+    network, frozen = make_network(), make_network().eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    samples, *_ = learnable([episode("t", "hl", True), episode("t", "ll", False)], READER, PAIR, 2.0, QUICK)
+    learn(network, frozen, optimizer, samples, (0.0,), 4.0, QUICK)
+    assert all(torch.equal(a, b) for a, b in zip(frozen.parameters(), make_network().parameters(), strict=True))
+    assert not torch.equal(network.head[0].weight, frozen.head[0].weight)
+
+
+def test_the_reward_is_success_minus_the_price_of_what_was_spent() -> None:
+    episodes = [episode("t", "hhll", True), episode("t", "hhhhhhhh", False), episode("t", "llll", False)]
+    assert rewards(episodes, PAIR, 4.0, replace(QUICK, price=0.4)) == pytest.approx([1 - 0.2, -0.4, 0.0])  # cost ends at 1
+    on_success = replace(QUICK, price=0.4, cost_on_success=True)
+    assert rewards(episodes, PAIR, 4.0, on_success) == pytest.approx([0.8, 0.0, 0.0])
+    assert rewards([episode("t", "hml", True)], TRIO, 3.0, replace(QUICK, price=1.0)) == pytest.approx([0.5])
+
+
+def test_dividing_by_the_deviation_cancels_the_price_where_all_succeed_or_all_fail() -> None:
+    for success in (True, False):
+        group = [episode("t", v, success) for v in ("hhhh", "hhll", "hlll", "llll")]
+        by_price = {p: rewards(group, PAIR, 4.0, replace(QUICK, price=p)) for p in (0.1, 0.8)}
+        paper = {p: advantages(values, normalise=True) for p, values in by_price.items()}
+        centred = {p: advantages(values, normalise=False) for p, values in by_price.items()}
+        # Costs 1, 1/2, 1/4, 0: mean 7/16, deviation 0.3698. In the paper's form eight times the price changes nothing ...
+        costs = np.array([1, 0.5, 0.25, 0])
+        assert paper[0.1] == pytest.approx((7 / 16 - costs) / 0.36975, abs=1e-3)
+        assert paper[0.8] == pytest.approx(paper[0.1], abs=1e-3)
+        # ... and centred alone it weighs eight times as much.
+        assert centred[0.1] == pytest.approx(0.1 * (7 / 16 - costs))
+        assert centred[0.8] == pytest.approx(8 * centred[0.1])
+
+
+def test_groups_alike_are_skipped_and_counted_and_broken_episodes_left_out() -> None:
+    episodes = [
+        episode("alike", "hl", True),
+        episode("alike", "lh", True),
+        episode("mixed", "hl", True),
+        episode("mixed", "ll", False),
+        episode("mixed", "hh", False, failure="environment: RuntimeError"),
+        episode("broken", "", False, failure="environment: RuntimeError"),
+        episode("priced", "hh", False),
+        episode("priced", "ll", False),
+    ]
+    samples, groups, skipped = learnable(episodes, READER, PAIR, 2.0, replace(QUICK, price=0.2))
+    assert (groups, skipped, len(samples)) == (3, 1, 4)
+    assert [s.advantage for s in samples] == pytest.approx([0.45, -0.45, -0.1, 0.1])
+    assert [s.rungs for s in samples] == [[1, 0], [0, 0], [1, 1], [0, 0]]
+    free = learnable(episodes, READER, PAIR, 2.0, replace(QUICK, price=0.0))
+    assert free[1:] == (3, 2)
+
+
+@given(
+    score=st.floats(-20, 20),
+    thresholds=st.lists(st.floats(-5, 5), min_size=1, max_size=3, unique=True).map(sorted),
+)
+def test_rung_logprobs_are_the_samplers_propensities(score: float, thresholds: list[float]) -> None:
+    logprobs = rung_logprobs(torch.tensor([score], dtype=torch.float64), thresholds)[0]
+    assert float(logprobs.exp().sum()) == pytest.approx(1.0, abs=1e-5)
+    at_least = [1.0, *(sigmoid(score - t) for t in thresholds), 0.0]
+    for rung, logprob in enumerate(logprobs.tolist()):
+        assert math.exp(logprob) == pytest.approx(at_least[rung] - at_least[rung + 1], abs=1e-6)
+
+
+def test_rung_logprobs_stay_finite_where_differences_would_vanish() -> None:
+    scores = torch.tensor([-60.0, 60.0], requires_grad=True)
+    logprobs = rung_logprobs(scores, (0.0, 0.0))  # and no room for the middle
+    torch.autograd.backward(logprobs[:, [0, 2]].sum())
+    assert logprobs[0].tolist() == pytest.approx([0.0, -129.08, -60.0], abs=0.1)
+    assert scores.grad is not None and scores.grad.tolist() == pytest.approx([1.0, -1.0])
+
+
+def test_the_gradient_of_the_objective_equals_finite_differences() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(12, generator=generator, dtype=torch.float64)
+    before = rung_logprobs(scores + 0.3 * torch.randn(12, generator=generator, dtype=torch.float64), (-0.5, 0.7))
+    rungs = torch.randint(0, 3, (12,), generator=generator)
+    old = before.gather(1, rungs.unsqueeze(1)).squeeze(1) + 0.1
+    advantage = torch.randn(12, generator=generator, dtype=torch.float64)
+    recipe = replace(QUICK, clip=0.2, anchor=0.3, entropy_floor=1.5)
+
+    def loss(values: torch.Tensor) -> torch.Tensor:
+        return policy_loss(rung_logprobs(values, (-0.5, 0.7)), before, rungs, old, advantage, 7.0, recipe)
+
+    leaf = scores.clone().requires_grad_(True)
+    torch.autograd.backward(loss(leaf))
+    assert leaf.grad is not None
+    for index in range(12):
+        nudge = torch.zeros_like(scores)
+        nudge[index] = 1e-5
+        slope = float(loss(scores + nudge) - loss(scores - nudge)) / 2e-5
+        assert float(leaf.grad[index]) == pytest.approx(slope, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "value", "slope"),
+    [
+        (1.0, 2.0, 2.0, 2.0),
+        (1.5, 2.0, 2.4, 0.0),  # gained enough: no further push
+        (0.5, 2.0, 1.0, 1.0),
+        (1.5, -2.0, -3.0, -3.0),  # still too likely: pushed down in full
+        (0.5, -2.0, -1.6, 0.0),
+    ],
+)
+def test_the_ratio_is_clipped_on_the_side_where_it_has_gone_far_enough(
+    ratio: float, advantage: float, value: float, slope: float
+) -> None:
+    """The gain and its derivative with respect to the log-probability, at clip 0.2."""
+    logprobs = torch.log(torch.tensor([[0.6, 0.4]])).requires_grad_(True)
+    old = torch.log(torch.tensor([0.4 / ratio]))
+    recipe = replace(QUICK, clip=0.2, anchor=0.0, entropy_floor=0.0)
+    loss = policy_loss(logprobs, logprobs.detach(), torch.tensor([1]), old, torch.tensor([advantage]), 1.0, recipe)
+    torch.autograd.backward(loss)
+    assert logprobs.grad is not None
+    assert -float(loss.detach()) == pytest.approx(value, rel=1e-5)
+    assert -float(logprobs.grad[0, 1]) == pytest.approx(slope, rel=1e-5, abs=1e-6)
+
+
+def test_the_anchor_is_the_divergence_from_stage_1_and_the_floor_rewards_entropy_below_it() -> None:
+    policy, reference = torch.log(torch.tensor([[0.9, 0.1]])), torch.log(torch.tensor([[0.5, 0.5]]))
+    rest = (torch.tensor([0]), policy[:, 0], torch.tensor([0.0]), 1.0)
+    anchored = policy_loss(policy, reference, *rest, replace(QUICK, anchor=1.0, entropy_floor=0.0))
+    assert float(anchored) == pytest.approx(0.9 * math.log(1.8) + 0.1 * math.log(0.2), rel=1e-5)
+    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    for floor, wanted in ((0.5, 0.5 - entropy), (0.2, 0.0)):
+        floored = policy_loss(policy, policy, *rest, replace(QUICK, anchor=1.0, entropy_floor=floor))
+        assert float(floored) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_gradients_do_not_depend_on_how_episodes_are_chunked() -> None:
+    episodes = [episode("t", "hl" * (1 + i % 3), i % 2 == 0) for i in range(6)]
+    samples, *_ = learnable(episodes, READER, PAIR, 4.0, QUICK)
+    recipe = replace(QUICK, passes=1, anchor=0.0, entropy_floor=0.0)
+    moved = []
+    for chunk in (32, 2):
+        network = make_network()
+        optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+        learn(network, make_network().eval().requires_grad_(False), optimizer, samples, (0.0,), 12.0, recipe, chunk)
+        moved.append(torch.cat([p.flatten() for p in network.parameters()]))
+    assert torch.allclose(moved[0], moved[1], atol=1e-6)
+
+
+def test_an_update_makes_the_better_decisions_likelier() -> None:
+    network = make_network()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    group = [episode("t", "hh", True), episode("t", "ll", False)]
+    samples, *_ = learnable(group, READER, PAIR, 2.0, QUICK)
+    with torch.no_grad():
+        before, _ = trajectory_logits(network, [samples[0].trajectory])
+    learn(network, make_network().eval().requires_grad_(False), optimizer, samples, (0.0,), 4.0, QUICK)
+    with torch.no_grad():
+        after, _ = trajectory_logits(network, [samples[0].trajectory])
+    assert (after > before).all()
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+    recipe = replace(QUICK, iterations=4, tasks=4)
+    whole = Toy()
+    curve = whole.train(recipe)
+
+    class StopError(Exception):
+        pass
+
+    toy, played = Toy(), 0
+    original = toy.play
+
+    def stopping(pairs: Sequence[tuple[Task, int]], sample: bool) -> list[Episode]:
+        nonlocal played
+        played += 1
+        if played == 3:
+            raise StopError
+        return original(pairs, sample)
+
+    toy.play = stopping  # type: ignore[method-assign]
+    checkpoint = tmp_path / "grpo.safetensors"
+    with pytest.raises(StopError):
+        toy.train(recipe, checkpoint)
+    resumed = Toy()
+    with torch.no_grad():
+        for parameter in resumed.network.parameters():
+            parameter.add_(1.0)  # whatever the network holds, the checkpoint's is taken
+    assert resumed.train(recipe, checkpoint) == curve
+    for name, parameter in resumed.network.named_parameters():
+        assert torch.equal(parameter, dict(whole.network.named_parameters())[name])
+    assert resumed.train(recipe, checkpoint) == curve  # finished: nothing more is played
+
+
+def test_a_checkpoint_of_another_recipe_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "grpo.safetensors"
+    recipe = replace(QUICK, iterations=1, tasks=2)
+    Toy().train(recipe, checkpoint)
+    with pytest.raises(ConfigError, match=r"grpo\.safetensors: was made with another recipe"):
+        Toy().train(replace(recipe, price=0.9), checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:500])
+    with pytest.raises(DataError, match=r"grpo\.safetensors: cannot continue from this checkpoint") as caught:
+        Toy().train(recipe, checkpoint)
+    assert "\n" not in str(caught.value)
