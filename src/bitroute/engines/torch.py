@@ -165,7 +165,7 @@ class _Row:
 
     def __init__(self, context: TorchContext, variant: str, trie: Trie | None, sampling: Sampling, cached: int) -> None:
         self.context, self.variant, self.trie, self.sampling = context, variant, trie, sampling
-        self.random = np.random.default_rng([sampling.seed, len(context.tokens)]) if sampling.temperature > 0 else None
+        self.random = np.random.default_rng([sampling.seed, *context.tokens]) if sampling.temperature > 0 else None
         self.cached = cached
         self.tokens: list[int] = []
         self.signals: tuple[list[float], ...] = ([], [], [], [])
