@@ -1,7 +1,8 @@
 """The trained router: a small causal Transformer over the trajectory's text that keeps its own cache and reads only new tokens.
 
-It knows chat messages and its own tokenizer, no environment, and nothing of the language model but what past steps revealed:
-summaries of their log-probabilities can be given as extra input (`use_signals`). The score of a step is read where the agent's
+It knows chat messages and its own tokenizer, no environment, and nothing of the language model but what generating revealed:
+summaries of log-probabilities can be given as extra input, those of past steps for free (`use_signals`), those of the low
+variant's coming action at the price of a probe (`use_probe`). The score of a step is read where the agent's
 next action would begin. Paper: arXiv 2602.02711, whose router re-encodes the whole trajectory at every call.
 """
 
