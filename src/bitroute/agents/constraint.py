@@ -19,7 +19,10 @@ class Trie:
         for sequence in sequences:
             node = root
             for token in sequence:
-                node = node.children.setdefault(token, cls())
+                child = node.children.get(token)
+                if child is None:
+                    child = node.children[token] = cls()
+                node = child
         return root
 
     @property

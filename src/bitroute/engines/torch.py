@@ -47,16 +47,16 @@ class TorchEngine:
     def __init__(
         self, models: Mapping[str, Qwen3], *, end_token: int, fingerprint: str, cache_mode: CacheMode = CacheMode.OWN
     ) -> None:
-        if not models:
-            raise ConfigError("engine: at least one variant is needed")
+        shapes = {(m.config, m.model.embed_tokens.weight.dtype) for m in models.values()}
+        if len(shapes) != 1:
+            raise ConfigError(f"engine: {len(models)} variants of {len(shapes)} shapes; one network in one dtype is needed")
         self.models = dict(models)
         self.ladder = tuple(self.models)
         self.end_token = end_token
         self.fingerprint = fingerprint
         self.cache_mode = cache_mode
-        self.max_length = min(m.config.max_position_embeddings for m in self.models.values())
-        self._config = next(iter(self.models.values())).config
-        self._dtype = next(iter(self.models.values())).model.embed_tokens.weight.dtype
+        ((self._config, self._dtype),) = shapes
+        self.max_length = self._config.max_position_embeddings
 
     def open(self) -> TorchContext:
         """A new, empty context."""
@@ -91,13 +91,12 @@ class TorchEngine:
     ) -> list[Generation]:
         """Continue each context with its variant up to the end token; the generated tokens become part of the context.
 
-        Raises CapabilityError for an unknown variant, ConfigError when a context outgrows the model's positions.
+        Greedy picks the first of equals. A sampled token is a function of the seed and the context's tokens: it depends neither
+        on the rest of the batch nor on what was generated before. Raises CapabilityError for an unknown variant, ConfigError
+        when a context outgrows the model's positions.
         """
         self._check(contexts, variants)
-        rows = [
-            _Row(c, v, t, sampling, len(c.tokens) - len(self._pending(c, v)))
-            for c, v, t in zip(contexts, variants, constraints, strict=True)
-        ]
+        rows = [_Row(c, v, t, sampling) for c, v, t in zip(contexts, variants, constraints, strict=True)]
         active = rows
         while active:
             by_variant: dict[str, list[_Row]] = defaultdict(list)
@@ -116,8 +115,13 @@ class TorchEngine:
     def score(
         self, contexts: Sequence[TorchContext], continuations: Sequence[Sequence[int]], variant: str
     ) -> list[npt.NDArray[np.float32]]:
-        """Teacher-force `continuations`: raw log-probabilities [tokens, vocabulary] each; row i predicts token i."""
+        """Teacher-force `continuations`: raw log-probabilities [tokens, vocabulary] each; row i predicts token i.
+
+        Raises as `generate` does.
+        """
         self._check(contexts, [variant])
+        if not contexts:
+            return []
         pending = [self._pending(c, variant) for c in contexts]
         new = [[*prompt, *tokens[:-1]] for prompt, tokens in zip(pending, continuations, strict=True)]
         wanted = [len(tokens) for tokens in continuations]
@@ -131,9 +135,10 @@ class TorchEngine:
         for variant in variants:
             if variant not in self.models:
                 raise CapabilityError(f"unknown variant {variant!r}; this engine hosts {', '.join(self.ladder)}")
-        for context in contexts:
-            if not context.tokens:
-                raise ValueError("a context needs at least one token before anything can follow")
+        if len({id(context) for context in contexts}) < len(contexts):
+            raise ValueError("a context is twice in one batch; fork it")
+        if not all(context.tokens for context in contexts):
+            raise ValueError("a context needs at least one token before anything can follow")
 
     def _cache(self, context: TorchContext, variant: str) -> Cache:
         return context.caches[variant if self.cache_mode is CacheMode.OWN else SHARED]
@@ -161,13 +166,12 @@ class TorchEngine:
 
 
 class _Row:
-    """One action in the making."""
+    """One action in the making: what is picked from each distribution, and what that revealed and cost."""
 
-    def __init__(self, context: TorchContext, variant: str, trie: Trie | None, sampling: Sampling, cached: int) -> None:
+    def __init__(self, context: TorchContext, variant: str, trie: Trie | None, sampling: Sampling) -> None:
         self.context, self.variant, self.trie, self.sampling = context, variant, trie, sampling
+        self.prompt = len(context.tokens)
         self.random = np.random.default_rng([sampling.seed, *context.tokens]) if sampling.temperature > 0 else None
-        self.cached = cached
-        self.tokens: list[int] = []
         self.signals: tuple[list[float], ...] = ([], [], [], [])
         self.prefill = self.decode = 0
         self.done = False
@@ -181,39 +185,34 @@ class _Row:
 
     def choose(self, logprobs: npt.NDArray[np.float32], end_token: int) -> None:
         """Pick the next token from raw log-probabilities [vocabulary]; then follow the trie as far as it forces."""
-        allowed = np.array(self.trie.allowed) if self.trie else np.arange(len(logprobs))
+        allowed = np.arange(len(logprobs)) if self.trie is None else np.array(self.trie.allowed)
         raw = logprobs[allowed].astype(np.float64)
-        constrained = raw - np.logaddexp.reduce(raw)
-        probabilities = np.exp(constrained)
-        if self.random is None:
-            pick = int(np.argmax(raw))
-        else:
-            tempered = np.exp((raw - raw.max()) / self.sampling.temperature)
-            pick = int(self.random.choice(len(allowed), p=tempered / tempered.sum()))
+        pick = self._pick(raw)
         if len(allowed) > 1:
-            top = np.partition(probabilities, -2)[-2:]
-            entropy = -float(np.sum(probabilities * constrained, where=probabilities > 0))
-            for values, value in zip(self.signals, (raw[pick], constrained[pick], entropy, top[1] - top[0]), strict=True):
+            constrained = raw - np.logaddexp.reduce(raw)
+            probabilities = np.exp(constrained)
+            second, first = np.partition(probabilities, -2)[-2:]
+            revealed = (raw[pick], constrained[pick], -probabilities @ constrained, first - second)
+            for values, value in zip(self.signals, revealed, strict=True):
                 values.append(float(value))
         self._append(int(allowed[pick]), end_token)
-        while self.trie and not self.done and len(self.trie.children) == 1:
+        while self.trie is not None and not self.done and len(self.trie.children) == 1:
             self._append(next(iter(self.trie.children)), end_token)
 
-    def _append(self, token: int, end_token: int) -> None:
-        self.tokens.append(token)
-        self.context.tokens.append(token)
-        if self.trie:
-            self.trie = self.trie.children[token]
-        self.done = token == end_token or len(self.tokens) >= self.sampling.max_tokens
-
     def result(self) -> Generation:
-        usage = Usage(self.variant, prefill=self.prefill, cached=self.cached, decode=self.decode)
-        return Generation(tuple(self.tokens), Signals(*map(tuple, self.signals)), usage)
+        """The whole action; the first `prompt` tokens of the context were there before."""
+        usage = Usage(self.variant, prefill=self.prefill, cached=self.prompt - self.prefill, decode=self.decode)
+        return Generation(tuple(self.context.tokens[self.prompt :]), Signals(*map(tuple, self.signals)), usage)
 
+    def _pick(self, raw: npt.NDArray[np.float64]) -> int:
+        """An index into log-probabilities that need not sum to one."""
+        if self.random is None:
+            return int(np.argmax(raw))
+        tempered = np.exp((raw - raw.max()) / self.sampling.temperature)
+        return int(self.random.choice(len(raw), p=tempered / tempered.sum()))
 
-def parameter_bytes(models: Iterable[Qwen3]) -> int:
-    """Bytes of all parameters and buffers held, tensors shared between variants counted once."""
-    seen = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for m in models for t in (*m.parameters(), *m.buffers())
-    }
-    return sum(seen.values())
+    def _append(self, token: int, end_token: int) -> None:
+        self.context.tokens.append(token)
+        if self.trie is not None:
+            self.trie = self.trie.children[token]
+        self.done = token == end_token or len(self.context.tokens) - self.prompt >= self.sampling.max_tokens

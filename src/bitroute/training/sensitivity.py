@@ -22,11 +22,14 @@ Floats = npt.NDArray[np.float64]
 
 
 def divergence(high: npt.ArrayLike, low: npt.ArrayLike) -> float:
-    """KL(high || low) in nats of two vectors of log-probabilities; each is renormalised first. Never negative."""
+    """KL(high || low) in nats of two vectors of log-probabilities; each is renormalised first. Never negative.
+
+    An outcome that is impossible at high counts nothing; one that is impossible at low alone makes it infinite.
+    """
     p, q = np.asarray(high, dtype=np.float64), np.asarray(low, dtype=np.float64)
     p, q = p - np.logaddexp.reduce(p), q - np.logaddexp.reduce(q)
-    weights = np.exp(p)
-    return max(0.0, float(np.sum(weights * (p - q), where=weights > 0)))
+    possible = p > -np.inf
+    return max(0.0, float(np.exp(p[possible]) @ (p[possible] - q[possible])))
 
 
 def step_divergences(high: npt.NDArray[np.float32], low: npt.NDArray[np.float32], path: Sequence[Trie] | None) -> list[float]:
@@ -52,14 +55,18 @@ def isolated(engine: Engine, contexts: Sequence[Any]) -> Iterator[Sequence[Any]]
     """
     if engine.cache_mode is CacheMode.OWN:
         lengths = [len(c.tokens) for c in contexts]
-        yield contexts
-        for context, length in zip(contexts, lengths, strict=True):
-            engine.rollback(context, length)
+        try:
+            yield contexts
+        finally:
+            for context, length in zip(contexts, lengths, strict=True):
+                engine.rollback(context, length)
     else:
         forks = [engine.fork(c) for c in contexts]
-        yield forks
-        for fork in forks:
-            engine.close(fork)
+        try:
+            yield forks
+        finally:
+            for fork in forks:
+                engine.close(fork)
 
 
 def measure(
@@ -101,15 +108,17 @@ def measure(
 def exact_divergence(engine: Engine, context: Any, completions: Sequence[Sequence[int]]) -> float:
     """KL(high || low) of the distributions over whole admissible actions: the reference for the greedy-path label.
 
-    Each completion's probability is the product of its constrained choices, so the divergence over actions is the expected sum
-    of the divergences at the choices on high's own paths (chain rule). Costs two scores of every admissible command.
+    By the chain rule it is the expected sum of the divergences at the choices along high's actions, of which `kl_sum` is the
+    sum along the likeliest one. Costs two scores of every admissible command; the context stays as it was.
     """
     trie = Trie.of(completions)
     logprobs = {}
     for variant in (engine.ladder[-1], engine.ladder[0]):
-        forks = [engine.fork(context) for _ in completions]
+        base = engine.fork(context)
+        engine.score([base], [completions[0]], variant)  # what the cache lacks is prefilled once, not once a completion
+        forks = [engine.fork(base) for _ in completions]
         rows = engine.score(forks, completions, variant)
-        for fork in forks:
+        for fork in (base, *forks):
             engine.close(fork)
         logprobs[variant] = [action_logprob(r, trie, c) for r, c in zip(rows, completions, strict=True)]
     return divergence(logprobs[engine.ladder[-1]], logprobs[engine.ladder[0]])
