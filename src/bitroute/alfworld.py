@@ -12,8 +12,9 @@ from torch import Tensor
 
 from bitroute.agents.alfworld import AlfworldAgent
 from bitroute.agents.tokenizer import Tokenizer
-from bitroute.engines.engine import CacheMode
+from bitroute.engines.engine import CacheMode, Engine
 from bitroute.engines.hosting import host
+from bitroute.engines.memo import MemoEngine
 from bitroute.engines.qwen3 import Qwen3Config
 from bitroute.envs.alfworld import splits
 from bitroute.envs.alfworld.demonstrations import demonstrate
@@ -75,7 +76,7 @@ def load_player(hosting: Hosting) -> Play:
     """
     torch.set_num_threads(1)
     agent = AlfworldAgent(Tokenizer.load(hosting.model))
-    engine = host(
+    hosted = host(
         hosting.model,
         hosting.schemes,
         hosting.variants,
@@ -83,6 +84,7 @@ def load_player(hosting: Hosting) -> Play:
         cache_mode=CacheMode(hosting.cache_mode),
         dtype=getattr(torch, hosting.dtype),
     )
+    engine: Engine = MemoEngine(hosted) if hosted.cache_mode is CacheMode.OWN else hosted
 
     def run(shard: Shard) -> list[Episode]:
         job = shard.job

@@ -65,14 +65,15 @@ class Job:
     def shards(self) -> list[Shard]:
         """The pairs cut into batches of SHARD."""
         pairs = self.pairs()
-        return [Shard(self, tuple(pairs[i : i + SHARD])) for i in range(0, len(pairs), SHARD)]
+        return [Shard(self, i // SHARD, tuple(pairs[i : i + SHARD])) for i in range(0, len(pairs), SHARD)]
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A part of a job."""
+    """A part of a job: its `number`-th batch."""
 
     job: Job
+    number: int
     pairs: tuple[tuple[int, int], ...]
 
 
@@ -135,18 +136,22 @@ def _progress(total: int, description: str, done: int = 0) -> Iterator[Any]:
 @contextmanager
 def workers(load: Callable[[Hosting], Play], hosting: Hosting, count: int | None = None) -> Iterator[Workers]:
     """Up to `count` processes (all cores by default), started when there is something to play. `load` (a module-level function)
-    makes what plays a shard, once in each.
+    makes what plays a shard, once in each. Shards of one number always go to the same process, so that it meets the same tasks
+    again under the next policy, and what it remembers of them serves.
 
     Whatever ends the block, Ctrl-C included, stops them at once: what is on disk stays, the rest is played again. They also end
     when this process is killed. Raises BitrouteError when a worker was killed.
     """
     context = multiprocessing.get_context("spawn")
     ended, alive = context.Pipe(duplex=False)  # nothing is ever sent: workers see its end when this process closes it or dies
-    pool = ProcessPoolExecutor(count or cores(), mp_context=context, initializer=_start, initargs=(load, hosting, ended))
+    pools = [
+        ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=(load, hosting, ended))
+        for _ in range(count or cores())
+    ]
 
     def submit(shard: Shard) -> Future[list[Episode]]:
         with _interrupts_held():
-            return pool.submit(_play, shard)
+            return pools[shard.number % len(pools)].submit(_play, shard)
 
     try:
         yield Workers(submit)
@@ -156,7 +161,10 @@ def workers(load: Callable[[Hosting], Play], hosting: Hosting, count: int | None
         ) from error
     finally:
         alive.close()
-        pool.shutdown(cancel_futures=True)
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in pools:
+            pool.shutdown()
         ended.close()
 
 

@@ -62,7 +62,8 @@ class MemoEngine:
         if engine.cache_mode is not CacheMode.OWN:
             raise ConfigError("memory of generations: needs an engine with a cache per variant (cache mode 'own')")
         self.engine, self.capacity = engine, capacity
-        self.ladder, self.capabilities, self.cache_mode = engine.ladder, engine.capabilities, engine.cache_mode
+        self.ladder, self.capabilities = engine.ladder, engine.capabilities
+        self.cache_mode: CacheMode = engine.cache_mode
         self.max_length, self.fingerprint = engine.max_length, engine.fingerprint
         self.hits = self.misses = 0
         self._memory: dict[Key, Remembered] = {}
