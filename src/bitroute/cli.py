@@ -274,22 +274,28 @@ def train_lm(
     ] = 16e6,
     seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
     tokenizer: Annotated[Path, typer.Option(help="Directory of the tokenizer.")] = MODEL,
+    network: Annotated[
+        str, typer.Option(help="agent: the reference agent's 3.3 M network; router: the 0.3 M one that encoders start from.")
+    ] = "agent",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; its own choice by default.")] = None,
     official: Annotated[bool, typer.Option("--official", help="Mix in the official training games.")] = False,
     alfworld_data: AlfworldData = None,
 ) -> None:
-    """Train the agent's language model from scratch.
+    """Train the agent's language model, or the router's backbone, from scratch.
 
     It learns from noisy expert episodes of lm-train. A stopped training goes on.
     """
     from bitroute.agents.alfworld import AlfworldAgent  # noqa: PLC0415
     from bitroute.agents.tokenizer import Tokenizer  # noqa: PLC0415
     from bitroute.alfworld import official_tasks, reference_network  # noqa: PLC0415
+    from bitroute.routers.encoder import small  # noqa: PLC0415
     from bitroute.runs import provenance  # noqa: PLC0415
     from bitroute.store.files import write_atomic  # noqa: PLC0415
     from bitroute.training import corpus, language_model  # noqa: PLC0415
 
     _use(alfworld_data)
+    if network not in ("agent", "router"):
+        raise ConfigError(f"--network {network!r}: want agent or router")
     if threads:
         import torch  # noqa: PLC0415
 
@@ -301,7 +307,8 @@ def train_lm(
         agent.tokenizer.save(out)
         write_atomic(out / "provenance.json", json.dumps(provenance(), indent=2) + "\n")
     end, pad = agent.tokenizer.end, agent.tokenizer.pad
-    language_model.train(reference_network(), recipe, source, out, end_token=end, pad_token=pad)
+    shape = reference_network() if network == "agent" else small(reference_network().vocab_size)
+    language_model.train(shape, recipe, source, out, end_token=end, pad_token=pad)
     typer.echo(f"the model is in {out}; next: bitroute play --model {out}")
 
 

@@ -63,6 +63,9 @@ class ExperimentConfig(BaseModel):
     )
     supervised: SupervisedRecipe = Field(SupervisedRecipe(), description="stage 1, KL-ST")
     grpo: GrpoRecipe = Field(GrpoRecipe(), description="stage 2, GRPO")
+    backbone: Path | None = Field(
+        Path("models/alfworld-router"), description="small language model of trajectories that the encoder starts from, if any"
+    )
     use_signals: bool = Field(True, description="give the encoder summaries of past log-probabilities besides the text")
     probe: bool = Field(True, description="train a second router that also sees the low variant's own next action, at a cost")
     baselines: tuple[Baseline, ...] = Field(

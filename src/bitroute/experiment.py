@@ -25,6 +25,7 @@ from bitroute.agents.tokenizer import Tokenizer
 from bitroute.alfworld import OFFICIAL, calibration_batches, check_tasks, load_player, official_games, task_at
 from bitroute.config import ExperimentConfig
 from bitroute.engines.hosting import HIGH, identity, quantize
+from bitroute.engines.qwen3 import load_model
 from bitroute.episode import Episode, Task
 from bitroute.evaluation.evaluate import evaluate
 from bitroute.evaluation.report import write_report
@@ -120,10 +121,14 @@ class Experiment:
         return ("", "+probe") if self.config.probe else ("",)
 
     def network(self, seed: int, inputs: str = "") -> EncoderNetwork:
-        """A fresh encoder."""
+        """An encoder that has not seen a label; its backbone has read trajectories where the configuration names one."""
         torch.manual_seed(seed)
-        config = small(self.tokenizer.vocab_size)
-        return EncoderNetwork(config, use_signals=self.config.use_signals, use_probe=inputs == "+probe")
+        backbone = load_model(self.config.backbone, torch.float32) if self.config.backbone else None
+        config = backbone.config if backbone else small(self.tokenizer.vocab_size)
+        network = EncoderNetwork(config, use_signals=self.config.use_signals, use_probe=inputs == "+probe")
+        if backbone:
+            network.backbone.load_state_dict(backbone.state_dict())
+        return network
 
     def keep(self, network: EncoderNetwork, name: str, threshold: float = 0.0) -> Path:
         """Save an encoder as a router of this run."""
@@ -213,6 +218,7 @@ class Experiment:
                 sample,
                 self.references()["high steps"],
                 recipe,
+                checkpoint=self.path / "checkpoints" / f"{name}.safetensors",
             )
             self.keep(start, name, threshold)
             return curve
