@@ -89,7 +89,7 @@ class RunDirectory:
         wanted = json.loads(json.dumps(config))  # as it will be read: tuples as lists
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(path / ".lock", os.O_CREAT | os.O_RDWR)
+            self._lock = os.open(path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as error:
             raise DataError(f"cannot write {path}: {error.strerror}") from error
         try:

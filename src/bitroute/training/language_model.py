@@ -16,13 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from bitroute.engines.qwen3 import Qwen3, Qwen3Config, causal, load_model
 from bitroute.errors import ConfigError, DataError
+from bitroute.store.files import write_atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,40 +134,41 @@ def train(
         progress = restore(directory, recipe, model, muon, adamw)
     model.train()
     names = {id(p): n for n, p in model.named_parameters()}
-    bar = tqdm(total=recipe.tokens, initial=progress.tokens, unit="tok", unit_scale=True, desc="language model", smoothing=0.05)
     saved = started = time.monotonic()
     losses: list[float] = []
-    while progress.tokens < recipe.tokens:
-        pool = [source(progress.read + i) for i in range(recipe.pool)]
-        progress.read += recipe.pool
-        for tokens, weights in batches(pool, recipe, recipe.seed + progress.read):
-            factor = recipe.rate(progress.tokens)
-            for optimizer, rate in ((muon, recipe.muon_rate), (adamw, recipe.adamw_rate)):
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * factor
-            loss = weighted_loss(model, tokens, weights)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            muon.step()
-            adamw.step()
-            model.zero_grad(set_to_none=True)
-            read = int((weights > 0).sum())
-            progress.tokens += read
-            progress.steps += 1
-            losses.append(loss.item())
-            bar.update(read)
-            if progress.steps % 20 == 0:
-                bar.set_postfix(loss=f"{np.mean(losses):.4f}")
-                with (directory / "curve.jsonl").open("a") as file:
-                    row = {"tokens": progress.tokens, "loss": round(float(np.mean(losses)), 5), "rate": round(factor, 4)}
-                    file.write(json.dumps(row) + "\n")
-                losses.clear()
-        now = time.monotonic()
-        if now - saved > checkpoint_every or progress.tokens >= recipe.tokens:
-            progress.seconds += now - started
-            saved = started = now
-            save(directory, recipe, progress, model, muon, adamw, names, end_token=end_token, pad_token=pad_token)
-    bar.close()
+    with tqdm(
+        total=recipe.tokens, initial=progress.tokens, unit="tok", unit_scale=True, desc="language model", smoothing=0.05
+    ) as bar:
+        while progress.tokens < recipe.tokens:
+            pool = [source(progress.read + i) for i in range(recipe.pool)]
+            progress.read += recipe.pool
+            for tokens, weights in batches(pool, recipe, recipe.seed + progress.read):
+                factor = recipe.rate(progress.tokens)
+                for optimizer, rate in ((muon, recipe.muon_rate), (adamw, recipe.adamw_rate)):
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate * factor
+                loss = weighted_loss(model, tokens, weights)
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                muon.step()
+                adamw.step()
+                model.zero_grad(set_to_none=True)
+                read = int((weights > 0).sum())
+                progress.tokens += read
+                progress.steps += 1
+                losses.append(loss.item())
+                bar.update(read)
+                if progress.steps % 20 == 0:
+                    bar.set_postfix(loss=f"{np.mean(losses):.4f}")
+                    with (directory / "curve.jsonl").open("a") as file:
+                        row = {"tokens": progress.tokens, "loss": round(float(np.mean(losses)), 5), "rate": round(factor, 4)}
+                        file.write(json.dumps(row) + "\n")
+                    losses.clear()
+            now = time.monotonic()
+            if now - saved > checkpoint_every or progress.tokens >= recipe.tokens:
+                progress.seconds += now - started
+                saved = started = now
+                save(directory, recipe, progress, model, muon, adamw, names, end_token=end_token, pad_token=pad_token)
     return model
 
 
@@ -181,22 +184,22 @@ def save(
     end_token: int,
     pad_token: int,
 ) -> None:
-    """Write the checkpoint; a kill in between leaves the previous one. `progress.json` is written last and says it is whole."""
+    """Write the checkpoint; a kill in between leaves the previous one. `progress.json` is written last and says it is whole.
+
+    Raises DataError when the disk refuses.
+    """
     master = {n: p.detach() for n, p in model.named_parameters()}
     state = {f"master.{n}": t for n, t in master.items()}
     for prefix, optimizer in (("muon", muon), ("adamw", adamw)):
         for parameter, values in optimizer.state.items():
             state |= {f"{prefix}.{key}.{names[id(parameter)]}": torch.as_tensor(value) for key, value in values.items()}
-    write = directory / ".writing"
-    save_file({n: t.contiguous() for n, t in state.items()}, write)
-    write.replace(directory / f"state-{progress.steps}.safetensors")
+    write_atomic(directory / f"state-{progress.steps}.safetensors", to_bytes({n: t.contiguous() for n, t in state.items()}))
     weights = {n: t.to(torch.bfloat16).contiguous() for n, t in master.items()}
-    save_file(weights, write, metadata={"format": "pt"})
-    write.replace(directory / "model.safetensors")
+    write_atomic(directory / "model.safetensors", to_bytes(weights, metadata={"format": "pt"}))
     config = model.config.to_json(end_token=end_token, pad_token=pad_token)
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    write.write_text(json.dumps({"recipe": asdict(recipe), "progress": asdict(progress)}, indent=2) + "\n")
-    write.replace(directory / "progress.json")
+    write_atomic(directory / "config.json", json.dumps(config, indent=2) + "\n")
+    about = {"recipe": asdict(recipe), "progress": asdict(progress)}
+    write_atomic(directory / "progress.json", json.dumps(about, indent=2) + "\n")
     for old in directory.glob("state-*.safetensors"):
         if old.name != f"state-{progress.steps}.safetensors":
             old.unlink()
@@ -205,7 +208,10 @@ def save(
 def restore(
     directory: Path, recipe: Recipe, model: Qwen3, muon: torch.optim.Optimizer, adamw: torch.optim.Optimizer
 ) -> Progress:
-    """Continue from the checkpoint in `directory`. The token budget may differ from the first run's, nothing else may."""
+    """Continue from the checkpoint in `directory`. The token budget may differ from the first run's, nothing else may.
+
+    What `curve.jsonl` tells of the time after the checkpoint is taken back: it will be trained, and told, again.
+    """
     path = directory / "progress.json"
     try:
         stored = json.loads(path.read_text())
@@ -227,4 +233,8 @@ def restore(
             if key.startswith(prefix + "."):
                 _, field, name = key.split(".", 2)
                 optimizer.state[parameters[name]][field] = value
+    curve = directory / "curve.jsonl"
+    if curve.exists():
+        whole = [line for line in curve.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        write_atomic(curve, "".join(line for line in whole if json.loads(line)["tokens"] <= progress.tokens))
     return progress
