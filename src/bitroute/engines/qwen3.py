@@ -46,20 +46,44 @@ class Qwen3Config:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Read `directory/config.json`. Raises DataError when it is missing or describes another architecture."""
+        """Read `directory/config.json`. Raises DataError when it is missing, damaged, or describes another architecture."""
         path = directory / "config.json"
         try:
-            values = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            values = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, TypeError, ValueError) as error:
             raise DataError(f"{path}: cannot read the model configuration ({error})") from error
         if values.get("model_type") != "qwen3":
             raise DataError(f"{path}: model_type is {values.get('model_type')!r}; this engine runs 'qwen3'")
         rope = values.get("rope_parameters") or {}
-        values.setdefault("rope_theta", rope.get("rope_theta", 10_000.0))
-        missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values]
+        refused = {
+            "rope_parameters": rope.get("rope_type", "default") != "default",
+            "rope_scaling": bool(values.get("rope_scaling")),
+            "attention_bias": bool(values.get("attention_bias")),
+            "use_sliding_window": bool(values.get("use_sliding_window")),
+            "hidden_act": values.get("hidden_act", "silu") != "silu",
+        }
+        if any(refused.values()):
+            field = next(field for field, is_refused in refused.items() if is_refused)
+            raise DataError(f"{path}: {field} is {values[field]!r}; this engine does not compute that")
+        if "rope_theta" in rope:
+            values.setdefault("rope_theta", rope["rope_theta"])
+        fields = dataclasses.fields(cls)
+        missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in values]
         if missing:
             raise DataError(f"{path}: lacks {', '.join(missing)}")
-        return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values})
+        found = {f.name: values[f.name] for f in fields if f.name in values}
+        for f in fields:
+            value = found.get(f.name, f.default)
+            if f.type == "bool":
+                fits = isinstance(value, bool)
+            else:
+                fits = type(value) in ((int,) if f.type == "int" else (int, float)) and value > 0
+            if not fits:
+                raise DataError(f"{path}: {f.name} is {value!r}, which is no {'' if f.type == 'bool' else 'positive '}{f.type}")
+        config = cls(**found)
+        if config.num_attention_heads % config.num_key_value_heads:
+            raise DataError(f"{path}: num_attention_heads is no multiple of num_key_value_heads")
+        return config
 
     def to_json(self, *, end_token: int, pad_token: int) -> dict[str, Any]:
         """The `config.json` that transformers reads."""
