@@ -162,9 +162,7 @@ def workers(load: Callable[[Hosting], Play], hosting: Hosting, count: int | None
     finally:
         alive.close()
         for pool in pools:
-            pool.shutdown(wait=False, cancel_futures=True)
-        for pool in pools:
-            pool.shutdown()
+            pool.shutdown(cancel_futures=True)
         ended.close()
 
 

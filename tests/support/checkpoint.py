@@ -1,0 +1,35 @@
+"""A model directory small enough to make in a test: random weights of the reference architecture, the agent's tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from bitroute.agents.tokenizer import Tokenizer
+from bitroute.engines.qwen3 import Qwen3, Qwen3Config
+
+TOKENIZER = Path(__file__).parents[2] / "models" / "alfworld-agent"
+CONFIG = Qwen3Config(
+    vocab_size=768,
+    hidden_size=64,
+    intermediate_size=64,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=32,
+)
+
+
+def write_checkpoint(directory: Path, seed: int = 0) -> Path:
+    """Write the files of a checkpoint into `directory`; every width is a multiple of 64, the group of the default scheme."""
+    tokenizer = Tokenizer.load(TOKENIZER)
+    tokenizer.save(directory)
+    torch.manual_seed(seed)
+    weights = {name: p.detach().to(torch.bfloat16).contiguous() for name, p in Qwen3(CONFIG).named_parameters()}
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    config = CONFIG.to_json(end_token=tokenizer.end, pad_token=tokenizer.pad)
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
