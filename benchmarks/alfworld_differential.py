@@ -81,6 +81,7 @@ def main() -> int:
                 if found := difference(theirs, ours):
                     wrong += 1
                     tqdm.write(json.dumps({"game": task.id, "frame": frames, "command": theirs.command, **found}))
+                    sys.stdout.flush()
             played += 1
         seconds = time.perf_counter() - start
         print(f"{part}: {played} games, {frames} frames, {won} won, {wrong} mismatches, {seconds:.0f} s", flush=True)
