@@ -36,6 +36,7 @@ SCHEMES = (
     "w3g64-gptq",
     "w2g32-rtn",
     "w2g64-rtn",
+    "w2g128-rtn",
     "w2g32-gptq",
     "w2g64-gptq",
 )

@@ -43,7 +43,7 @@ class ExperimentConfig(BaseModel):
 
     model: Path = Field(Path("models/alfworld-agent"), description="directory of the agent's language model")
     low: Annotated[str, _checked(Scheme.parse)] = Field(
-        "w2g64-rtn", description="scheme of the low variant, fixed on `validation` before any routing"
+        "w2g128-rtn", description="scheme of the low variant, fixed on `validation` before any routing"
     )
     cache_mode: Literal["own", "shared"] = Field("own", description="one KV cache per variant, or one for all")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the products; weights are as stored")
