@@ -14,17 +14,17 @@ from bitroute.engines.qwen3 import Qwen3, Qwen3Config
 TOKENIZER = Path(__file__).parents[2] / "models" / "alfworld-agent"
 CONFIG = Qwen3Config(
     vocab_size=768,
-    hidden_size=64,
-    intermediate_size=64,
+    hidden_size=128,
+    intermediate_size=128,
     num_hidden_layers=1,
     num_attention_heads=2,
     num_key_value_heads=1,
-    head_dim=32,
+    head_dim=64,
 )
 
 
 def write_checkpoint(directory: Path, seed: int = 0) -> Path:
-    """Write the files of a checkpoint into `directory`; every width is a multiple of 64, the group of the default scheme."""
+    """Write the files of a checkpoint into `directory`; every width is a multiple of 128, the group of the default scheme."""
     tokenizer = Tokenizer.load(TOKENIZER)
     tokenizer.save(directory)
     torch.manual_seed(seed)
