@@ -95,19 +95,18 @@ def _sentence(problem: ErrorDetails) -> str:
 
 
 def demo_config(model: Path) -> ExperimentConfig:
-    """Sized for minutes on two cores: one seed, one budget's ablations left out, a few hundred tasks."""
+    """Sized for minutes on two cores: one seed, one budget, a few hundred tasks, no ablations."""
     return ExperimentConfig(
         model=model,
-        budgets=(0.15, 0.3),
+        budgets=(0.3,),
         seeds=(0,),
         label_tasks=320,
         holdout_tasks=96,
-        calibration_tasks=128,
+        calibration_tasks=192,
         quantiles=(0.8,),
-        splits={"unseen": 384},
-        supervised=SupervisedRecipe(epochs=5),
-        grpo=GrpoRecipe(iterations=8),
-        baselines=("random", "signals", "oracle"),
-        probe=False,
+        splits={"unseen": 512},
+        supervised=SupervisedRecipe(epochs=4),
+        grpo=GrpoRecipe(iterations=4),
+        baselines=("random", "uncertainty", "signals", "oracle"),
         ablations=False,
     )

@@ -43,7 +43,7 @@ class GrpoRecipe:
     iterations: int = 30
     tasks: int = 16  # per iteration
     group: int = 8  # G
-    price: float = 0.3  # lambda: what a whole all-high episode costs, in successes
+    price: float = 0.15  # lambda: what a whole all-high episode costs, in successes
     rate: float = 5e-4
     clip: float = 0.2
     anchor: float = 0.02  # weight of KL(policy || stage-1 policy) per decision
