@@ -266,7 +266,9 @@ def sensitivity(
     typer.echo(f"labels: {directory / 'traces.jsonl'}")
 
 
-@train.command("lm", epilog=_examples("bitroute train lm --tokens 1e6 --out runs/lm"))
+@train.command(
+    "lm", epilog=_examples("bitroute train lm --tokens 1e6", "bitroute train lm --network router --out runs/backbone")
+)
 def train_lm(
     out: Out = Path("runs/lm"),
     tokens: Annotated[
@@ -275,7 +277,8 @@ def train_lm(
     seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
     tokenizer: Annotated[Path, typer.Option(help="Directory of the tokenizer.")] = MODEL,
     network: Annotated[
-        str, typer.Option(help="agent: the reference agent's 3.3 M network; router: the 0.3 M one that encoders start from.")
+        Literal["agent", "router"],
+        typer.Option(help="agent: the reference agent's 3.3 M network; router: the 0.3 M one that encoders start from."),
     ] = "agent",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; its own choice by default.")] = None,
     official: Annotated[bool, typer.Option("--official", help="Mix in the official training games.")] = False,
@@ -294,8 +297,6 @@ def train_lm(
     from bitroute.training import corpus, language_model  # noqa: PLC0415
 
     _use(alfworld_data)
-    if network not in ("agent", "router"):
-        raise ConfigError(f"--network {network!r}: want agent or router")
     if threads:
         import torch  # noqa: PLC0415
 
@@ -309,7 +310,7 @@ def train_lm(
     end, pad = agent.tokenizer.end, agent.tokenizer.pad
     shape = reference_network() if network == "agent" else small(reference_network().vocab_size)
     language_model.train(shape, recipe, source, out, end_token=end, pad_token=pad)
-    typer.echo(f"the model is in {out}; next: bitroute play --model {out}")
+    typer.echo(f"the model is in {out}" + (f"; next: bitroute play --model {out}" if network == "agent" else ""))
 
 
 @train.command(
@@ -434,8 +435,10 @@ def _record(
         router = build_router(job.router, (low, hosting.HIGH), identity)
     except BitrouteError as error:
         raise type(error)(f"--router {job.router}: {error}") from error
-    if job.threshold is not None and not isinstance(router, ThresholdRouter):
-        raise ConfigError(f"--threshold {job.threshold}: router {job.router} does not score steps, it has no threshold")
+    if job.threshold is not None:
+        if not isinstance(router, ThresholdRouter):
+            raise ConfigError(f"--threshold {job.threshold}: router {job.router} does not score steps, it has no threshold")
+        router.set_thresholds(job.threshold)
     trained = Path(job.router)
     settings = {
         "model": str(model),

@@ -67,8 +67,6 @@ def test_a_variant_of_another_model_is_refused(tiny_model: Path, tmp_path: Path)
 def test_bad_schemes_and_damaged_files_leave_nothing(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown scheme 'int4'"):
         quantize(tiny_model, "int4", tmp_path / "run", no_calibration)
-    with pytest.raises(ConfigError, match="do not divide into groups of 128"):
-        quantize(tiny_model, "w4g128-rtn", tmp_path / "run", no_calibration)
     cut = tmp_path / "cut"
     shutil.copytree(tiny_model, cut)
     (cut / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes()[:5000])
