@@ -341,6 +341,12 @@ def test_play_stores_traces_and_plays_the_same_only_once(
     assert len(list((tmp_path / "runs" / "play").iterdir())) == 2
 
 
+def test_free_decoding_writes_what_no_game_admits(run: Run, tiny_model: Path, tmp_path: Path, played: list[Shard]) -> None:
+    assert run("play", "--model", tiny_model, "--tasks", 1, "--max-steps", 1, "--free", "--out", "free")[0] == 0
+    (episode,) = read_traces(tmp_path / "free" / "traces.jsonl")
+    assert not episode.steps[0].action.startswith(("go to ", "look", "inventory", "open ", "examine "))
+
+
 def test_a_directory_holds_one_run(run: Run, tiny_model: Path, tmp_path: Path, played: list[Shard]) -> None:
     command = ["play", "--model", tiny_model, "--tasks", 1, "--max-steps", 1, "--out", "here"]
     assert run(*command)[0] == 0

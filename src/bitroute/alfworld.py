@@ -93,7 +93,7 @@ def load_player(hosting: Hosting) -> Play:
             router.sample = job.sample
             if job.threshold is not None:
                 router.set_thresholds(job.threshold)
-        player = Player(World, agent, engine, router, max_steps=job.max_steps, label=job.label)
+        player = Player(World, agent, engine, router, max_steps=job.max_steps, constrained=not job.free, label=job.label)
         tasks = {i: task_at(job.split, i) for i in dict(shard.pairs)}
         jobs = [(tasks[i], seed) for i, seed in shard.pairs]
         order = {(task.id, seed): number for number, (task, seed) in enumerate(jobs)}

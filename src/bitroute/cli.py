@@ -80,7 +80,7 @@ def _examples(*lines: str, before: str = "") -> str:
 
 ROUTERS: Final = """\b
 Routers (--router):
-  always:VARIANT            every step at one variant: high, low, or a name such as w2g64-rtn
+  always:VARIANT            every step at one variant: high, low, or a name such as w2g128-rtn
   random:SHARE              high with this probability at each step
   periodic:SHARE            this share of the steps at high, evenly spread
   first-k:STEPS             the first steps of an episode at high
@@ -108,8 +108,9 @@ app.add_typer(train, name="train")
 
 @app.callback(
     invoke_without_command=True,
-    epilog="\b\nExit codes: 0 done, 1 other failures (a full disk, a killed worker), 2 a wrong flag or configuration,\n"
-    "3 a file that is missing or damaged, 4 something the model or router cannot do, 130 stopped by Ctrl-C.\n"
+    epilog="\b\nExit codes: 0 done, 1 other failures (a killed worker, a missing package), 2 a wrong flag or configuration,\n"
+    "3 a file that is missing, damaged or cannot be written, 4 something the model or router cannot do,\n"
+    "130 stopped by Ctrl-C.\n"
     "A run that was stopped or killed goes on when its command is given again.\n\n"
     + _examples("bitroute demo", "bitroute play --router random:0.3 --show", "bitroute play --help"),
 )
@@ -136,11 +137,11 @@ def train_root(context: typer.Context) -> None:
 
 
 @app.command(
-    epilog=_examples("bitroute quantize w4g64-gptq w2g64-rtn", "bitroute quantize w8n4g64-rtn --out variants"),
+    epilog=_examples("bitroute quantize w4g64-gptq w2g128-rtn", "bitroute quantize w8n4g64-rtn --out variants"),
 )
 def quantize(
     schemes: Annotated[
-        list[str], typer.Argument(help="Schemes, e.g. w4g64-gptq, w2g64-rtn, or w8n4g64-rtn: 4 bits nested in 8.")
+        list[str], typer.Argument(help="Schemes, e.g. w4g64-gptq, w2g128-rtn, or w8n4g64-rtn: 4 bits nested in 8.")
     ],
     model: Model = MODEL,
     out: Annotated[Path | None, typer.Option(help="Directory for the variants; by default the model's own.")] = None,
@@ -183,6 +184,7 @@ def play(
     seed: Seed = 0,
     cache_mode: Cache = "own",
     out: OwnOut = None,
+    free: Annotated[bool, typer.Option("--free", help="Let the model write freely, not only admissible commands.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the first episode step by step.")] = False,
     cores: Cores = None,
     alfworld_data: AlfworldData = None,
@@ -197,7 +199,7 @@ def play(
     from bitroute.workers import Job  # noqa: PLC0415
 
     _use(alfworld_data)
-    job = Job(split, tasks, router, router, seeds=(seed,), threshold=threshold, max_steps=max_steps)
+    job = Job(split, tasks, router, router, seeds=(seed,), threshold=threshold, free=free, max_steps=max_steps)
     directory, episodes = _record("play", job, model, low, cache_mode, out, cores)
     played = [e for e in episodes if e.steps]
     success = wilson(sum(e.success for e in episodes), len(episodes))

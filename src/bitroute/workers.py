@@ -42,7 +42,8 @@ class Hosting:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to play. `router` is a specification for `build_router`; `threshold` and `sample` override the router's own.
+    """What to play. `router` is a specification for `build_router`; `threshold` and `sample` override the router's own; `free`
+    lets the model write what it likes instead of choosing among the admissible commands.
 
     Episode (i, seed) is played for i in start .. start + count of `split` and each of `seeds`.
     """
@@ -56,6 +57,7 @@ class Job:
     threshold: float | None = None
     sample: bool = False
     label: bool = False
+    free: bool = False
     max_steps: int = 30
 
     def pairs(self) -> list[tuple[int, int]]:

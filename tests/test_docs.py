@@ -1,0 +1,136 @@
+"""The reference pages say what the code says, and every command shown anywhere exists."""
+
+import dataclasses
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from bitroute.cli import app
+from bitroute.config import ExperimentConfig
+from bitroute.envs.alfworld.splits import SPLITS
+from bitroute.episode import Decision, Episode, Sensitivity, Signals, Step, Usage
+from bitroute.errors import BitrouteError, CapabilityError, ConfigError, DataError
+from bitroute.routers.registry import REGISTRY
+from bitroute.training.grpo import GrpoRecipe
+from bitroute.training.supervised import SupervisedRecipe
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "docs" / "reference"
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+
+
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every command that does something, by its name's words."""
+    for name, command in (group or typer.main.get_command(app)).commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+COMMANDS = dict(commands())
+
+
+def section(page: str, heading: str) -> str:
+    """What stands below `heading`, up to the next one."""
+    return (REFERENCE / page).read_text().partition(f"\n{heading}\n")[2].partition("\n## ")[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the tables in `text`, without headings and rules."""
+    table = [[cell.strip() for cell in line.strip("|").split(" |")] for line in text.splitlines() if line.startswith("|")]
+    return [row for row in table if row[0].startswith("`")]
+
+
+def examples(text: str) -> Iterator[str]:
+    """Command lines of bitroute in code blocks, comments cut off."""
+    for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("bitroute "):
+                yield line.partition("#")[0].strip()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained_as_help_explains_it(name: str) -> None:
+    expected = []
+    for parameter in COMMANDS[name].params:
+        if parameter.name == "help":
+            continue
+        flag = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.opts[0].upper()
+        plain = parameter.default is None or parameter.default is False or parameter.required
+        default = (
+            "" if plain else f"`{parameter.default:g}`" if isinstance(parameter.default, float) else f"`{parameter.default}`"
+        )
+        expected.append([f"`{flag}`", default, parameter.help])
+    found = [
+        [flag, default, meaning.replace("`", "")] for flag, default, meaning in rows(section("cli.md", f"## bitroute {name}"))
+    ]
+    assert found == [[flag, default, meaning.replace("`", "")] for flag, default, meaning in expected]
+    shown = list(examples(section("cli.md", f"## bitroute {name}")))
+    assert shown == [line.strip() for line in COMMANDS[name].epilog.partition("Examples:\n")[2].splitlines()]
+
+
+def test_routers_splits_and_exit_codes_are_all_there() -> None:
+    assert [re.split(r"[:\[`]", row[0].strip("`"))[0] for row in rows(section("cli.md", "## Routers"))] == [*REGISTRY, "PATH"]
+    assert {row[0].strip("`") for row in rows(section("cli.md", "## Splits"))} == {*SPLITS, "official-NAME"}
+    page = (REFERENCE / "cli.md").read_text()
+    for error in (BitrouteError, ConfigError, DataError, CapabilityError):
+        assert f"\n| {error.exit_code} | " in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_that_are_shown_exist(page: Path) -> None:
+    for line in examples(page.read_text()):
+        words = shlex.split(line)[1:]
+        name = next((n for n in COMMANDS if words[: len(n.split())] == n.split()), None)
+        if name is None:
+            assert words in (["COMMAND", "[OPTIONS]"], ["--version"], ["--help"]), line
+            continue
+        known = {flag for parameter in COMMANDS[name].params for flag in parameter.opts}
+        flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert flags <= known | {"--help"}, line
+
+
+def test_pages_link_to_pages_that_exist() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), f"{page}: {target}"
+
+
+def documented(heading: str) -> dict[str, str]:
+    return {row[0].strip("`"): row[1].strip("`") for row in rows(section("config.md", heading))}
+
+
+def test_every_field_of_the_configuration_is_explained_with_its_default() -> None:
+    defaults = ExperimentConfig().model_dump(mode="json")
+    for recipe in ("supervised", "grpo"):
+        assert documented(f"## `{recipe}`") == {name: json.dumps(value) for name, value in defaults.pop(recipe).items()}
+    top = documented("## Top level")
+    assert top.pop("supervised") == top.pop("grpo") == "see below"
+    assert top == {name: json.dumps(value) for name, value in defaults.items()}
+    assert set(documented("## `supervised`")) == {f.name for f in dataclasses.fields(SupervisedRecipe)}
+    assert set(documented("## `grpo`")) == {f.name for f in dataclasses.fields(GrpoRecipe)}
+
+
+def test_the_configuration_that_is_shown_is_one(tmp_path: Path) -> None:
+    text = (REFERENCE / "config.md").read_text()
+    (tmp_path / "my.json").write_text(text.partition("```json\n")[2].partition("```")[0])
+    assert ExperimentConfig.load(tmp_path / "my.json").low == "w3g64-gptq"
+
+
+@pytest.mark.parametrize("value", [Episode, Step])
+def test_every_field_of_a_trace_is_explained(value: Any) -> None:
+    heading = "| field of `episode` | meaning |" if value is Episode else "| field of `steps[]` | meaning |"
+    table = (REFERENCE / "run-directory.md").read_text().partition(heading)[2].partition("\n\n")[0]
+    named = {name for row in rows(table) for name in re.findall(r"`(\w+)`", row[0])}
+    assert named == {field.name for field in dataclasses.fields(value)}
+    if value is Step:
+        for part in (Decision, Signals, Usage, Sensitivity):
+            for field in dataclasses.fields(part):
+                assert f"`{field.name}`" in table, field.name
