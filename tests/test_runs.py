@@ -63,6 +63,23 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
     assert not any(path.exists() for path in leftovers)
 
 
+def test_a_directory_that_holds_no_run_keeps_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    foreign = [tmp_path / ".mine.tmp", tmp_path / "deep" / ".mine.tmp"]
+    leftover = tmp_path / ".config.json.99.tmp"
+    for path in (*foreign, leftover):
+        path.write_text("half")
+    RunDirectory(tmp_path, CONFIG).close()
+    assert all(path.exists() for path in foreign)
+    assert not leftover.exists()
+
+
+def test_a_file_that_is_no_configuration_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(DataError, match=r"config\.json: is no configuration of a run"):
+        RunDirectory(tmp_path, CONFIG)
+
+
 def test_a_result_is_made_once(tmp_path: Path) -> None:
     calls: list[int] = []
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -19,7 +19,9 @@ from bitroute.training.grpo import GrpoRecipe
 from bitroute.training.supervised import SupervisedRecipe
 
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]  # K = 0 and K = 1 are the all-low and all-high rows of every table
+Recipe = TypeVar("Recipe", SupervisedRecipe, GrpoRecipe)
 Baseline = Literal["random", "periodic", "uncertainty", "past-uncertainty", "signals", "oracle"]
 
 
@@ -36,6 +38,25 @@ def _checked(check: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(validate)
 
 
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse a value that stands there twice: two rows of a table would have one name."""
+    if len(set(values)) < len(values):
+        raise ValueError("holds a value twice")
+    return values
+
+
+def _recipe(**least: int) -> AfterValidator:
+    """Refuse a recipe with a field below its least value."""
+
+    def validate(recipe: Recipe) -> Recipe:
+        for name, bound in least.items():
+            if getattr(recipe, name) < bound:
+                raise ValueError(f"{name} is {getattr(recipe, name)}, at least {bound} is needed")
+        return recipe
+
+    return AfterValidator(validate)
+
+
 class ExperimentConfig(BaseModel):
     """The whole method on ALFWorld: which model, which precisions, how many tasks for what."""
 
@@ -48,21 +69,27 @@ class ExperimentConfig(BaseModel):
     cache_mode: Literal["own", "shared"] = Field("own", description="one KV cache per variant, or one for all")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the products; weights are as stored")
     max_steps: Count = Field(30, description="an episode that has not succeeded by then has failed")
-    budgets: tuple[Share, ...] = Field(
+    budgets: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(
         (0.1, 0.2, 0.3), min_length=1, description="K: mean share of steps at high precision, strictly between 0 and 1"
     )
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="router training seeds")
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = Field(
+        (0, 1, 2), min_length=1, description="router training seeds"
+    )
     label_tasks: Count = Field(1600, description="tasks of `router-train` whose steps are labelled, in each of two rounds")
     holdout_tasks: Count = Field(300, description="tasks of `validation` labelled for the choice of tau and of the epoch")
     calibration_tasks: Count = Field(400, description="tasks of `validation` played per trial threshold")
-    quantiles: tuple[Share, ...] = Field(
+    quantiles: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(
         (0.7, 0.8, 0.9), min_length=1, description="candidates for tau, as quantiles of the divergence"
     )
     splits: dict[Annotated[str, _checked(check_split)], Count] = Field(
         {"unseen": 2000}, min_length=1, description="evaluated splits and their numbers of tasks"
     )
-    supervised: SupervisedRecipe = Field(SupervisedRecipe(), description="stage 1, KL-ST")
-    grpo: GrpoRecipe = Field(GrpoRecipe(), description="stage 2, GRPO")
+    supervised: Annotated[SupervisedRecipe, _recipe(epochs=1, batch=1, seed=0)] = Field(
+        SupervisedRecipe(), description="stage 1, KL-ST"
+    )
+    grpo: Annotated[GrpoRecipe, _recipe(iterations=0, tasks=1, group=2, passes=1, seed=0)] = Field(
+        GrpoRecipe(), description="stage 2, GRPO"
+    )
     backbone: Path | None = Field(
         Path("models/alfworld-router"), description="small language model of trajectories that the encoder starts from, if any"
     )

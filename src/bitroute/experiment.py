@@ -27,6 +27,7 @@ from bitroute.config import ExperimentConfig
 from bitroute.engines.hosting import HIGH, identity, quantize
 from bitroute.engines.qwen3 import load_model
 from bitroute.episode import Episode, Task
+from bitroute.errors import ConfigError
 from bitroute.evaluation.evaluate import evaluate
 from bitroute.evaluation.report import write_report
 from bitroute.evaluation.results import Evaluation, Role, Run
@@ -95,14 +96,12 @@ class Experiment:
 
     # Labels and stage 1
 
-    def label(
-        self, name: str, split: str, tasks: int, policies: Sequence[str], start: int = 0, **options: Any
-    ) -> list[Episode]:
+    def label(self, name: str, split: str, tasks: int, policies: Sequence[str], start: int = 0) -> list[Episode]:
         """Labelled episodes, the tasks shared out among `policies`."""
         episodes: list[Episode] = []
         cuts = [start + round(i * tasks / len(policies)) for i in range(len(policies) + 1)]
         for number, (router, (first, end)) in enumerate(zip(policies, pairwise(cuts), strict=True)):
-            job = self.job(split, end - first, router, start=first, label=True, **options)
+            job = self.job(split, end - first, router, start=first, label=True)
             episodes += self.record(f"{name}-{number}", job)
         return episodes
 
@@ -362,7 +361,11 @@ def experiment(config: ExperimentConfig, out: Path, cores: int | None = None) ->
     written.
     """
     identity(config.model)
-    Tokenizer.load(config.model)
+    words = Tokenizer.load(config.model).vocab_size
+    if config.backbone and (held := load_model(config.backbone, torch.float32).config.vocab_size) < words:
+        raise ConfigError(
+            f"{config.backbone}: has {held} tokens, the tokenizer of {config.model} {words}; want another backbone"
+        )
     for split in config.splits:
         check_tasks(split, 1)
     with RunDirectory(out, config.model_dump(mode="json")) as directory:

@@ -12,7 +12,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -103,17 +103,26 @@ class RunDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(f"{self.path}: another bitroute is at work here; wait for it or choose another --out") from error
-        for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed while it wrote
-            leftover.unlink(missing_ok=True)
         stored = self.path / CONFIG
         if stored.exists():
             before = read_json(stored)
+            if not isinstance(before, dict):
+                raise DataError(f"{stored}: is no configuration of a run; choose another --out")
             differing = sorted(k for k in before.keys() | config.keys() if before.get(k) != config.get(k))
             if differing:
                 raise ConfigError(f"{self.path}: holds a run with another {', '.join(differing)}; choose another --out")
+            self._sweep(self.path.rglob(".*.tmp"))
         else:
+            for name in (CONFIG, "provenance.json"):  # no more than that: the directory may be somebody else's
+                self._sweep(self.path.glob(f".{name}.*.tmp"))
             write_atomic(self.path / "provenance.json", json.dumps(provenance(), indent=2) + "\n")
             write_atomic(stored, json.dumps(config, indent=2) + "\n")
+
+    @staticmethod
+    def _sweep(leftovers: Iterable[Path]) -> None:
+        """Remove what a process left that was killed while it wrote."""
+        for leftover in leftovers:
+            leftover.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let others open the directory."""
