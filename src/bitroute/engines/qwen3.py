@@ -117,13 +117,18 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, rows: Tensor | None = None) -> Tensor:
-        k = rotate(self.k_norm(self.k_proj(x).view(len(x), -1, self.head_dim)), cos, sin)
+        k = rotate(self._heads(self.k_proj(x), self.k_norm), cos, sin)
         v = self.v_proj(x).view(len(x), -1, self.head_dim)
         if rows is not None:
             x, cos, sin = x[rows], cos[rows], sin[rows]
-        q = rotate(self.q_norm(self.q_proj(x).view(len(x), -1, self.head_dim)), cos, sin)
+        q = rotate(self._heads(self.q_proj(x), self.q_norm), cos, sin)
         mixed: Tensor = self.o_proj(attend(self.layer, q, k, v).flatten(1))
         return mixed
+
+    def _heads(self, projected: Tensor, norm: nn.RMSNorm) -> Tensor:
+        """Projected rows [n, heads * d] as normalised heads [n, heads, d] in the norm's dtype (autocast projects in another)."""
+        heads: Tensor = norm(projected.to(norm.weight.dtype).view(len(projected), -1, self.head_dim))
+        return heads
 
 
 class FeedForward(nn.Module):

@@ -9,6 +9,7 @@ optimizer's state.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -65,15 +66,6 @@ class Progress:
     seconds: float = 0.0
 
 
-def optimizers(model: Qwen3, recipe: Recipe) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for embeddings and norms."""
-    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and ".layers." in n]
-    others = [p for n, p in model.named_parameters() if p.dim() != 2 or ".layers." not in n]
-    muon = torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.0)
-    adamw = torch.optim.AdamW(others, lr=recipe.adamw_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    return muon, adamw
-
-
 def batches(sequences: list[Sequence], recipe: Recipe, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The pool as padded batches (tokens [b, t], weights [b, t]) of about equal length each, in random order."""
     pool = sorted(sequences, key=lambda s: len(s.tokens))
@@ -122,119 +114,153 @@ def train(
     """Train on source(0), source(1), ... into `directory`; continue there when it holds a checkpoint.
 
     `initial` is a model directory whose weights a fresh run starts from (fine-tuning); `checkpoint_every` is in seconds. The
-    curve (tokens, loss) goes to `curve.jsonl`, a line every 20 steps. Raises ConfigError when `directory` holds a run of
-    another recipe.
+    curve (tokens, loss, rate) goes to `curve.jsonl`, a line every 20 steps. A run that was killed and continued gives the
+    weights of one that was not, bit for bit. Raises ConfigError when `directory` holds a run of another recipe or network, or
+    when the loss is no number any more; DataError when the checkpoint is damaged, the disk refuses, or nothing can be learned.
     """
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    model = load_model(initial, torch.float32) if initial else Qwen3(config)
-    muon, adamw = optimizers(model, recipe)
-    progress = Progress()
-    if (directory / "progress.json").exists():
-        progress = restore(directory, recipe, model, muon, adamw)
-    model.train()
-    names = {id(p): n for n, p in model.named_parameters()}
-    saved = started = time.monotonic()
-    losses: list[float] = []
-    with tqdm(
-        total=recipe.tokens, initial=progress.tokens, unit="tok", unit_scale=True, desc="language model", smoothing=0.05
-    ) as bar:
-        while progress.tokens < recipe.tokens:
-            pool = [source(progress.read + i) for i in range(recipe.pool)]
-            progress.read += recipe.pool
-            for tokens, weights in batches(pool, recipe, recipe.seed + progress.read):
-                factor = recipe.rate(progress.tokens)
-                for optimizer, rate in ((muon, recipe.muon_rate), (adamw, recipe.adamw_rate)):
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate * factor
-                loss = weighted_loss(model, tokens, weights)
-                loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                muon.step()
-                adamw.step()
-                model.zero_grad(set_to_none=True)
-                read = int((weights > 0).sum())
-                progress.tokens += read
-                progress.steps += 1
-                losses.append(loss.item())
-                bar.update(read)
-                if progress.steps % 20 == 0:
-                    bar.set_postfix(loss=f"{np.mean(losses):.4f}")
-                    with (directory / "curve.jsonl").open("a") as file:
-                        row = {"tokens": progress.tokens, "loss": round(float(np.mean(losses)), 5), "rate": round(factor, 4)}
-                        file.write(json.dumps(row) + "\n")
-                    losses.clear()
-            now = time.monotonic()
-            if now - saved > checkpoint_every or progress.tokens >= recipe.tokens:
-                progress.seconds += now - started
-                saved = started = now
-                save(directory, recipe, progress, model, muon, adamw, names, end_token=end_token, pad_token=pad_token)
-    return model
+    run = Run(directory, recipe, load_model(initial, torch.float32) if initial else Qwen3(config), end_token, pad_token)
+    run.restore()
+    run.model.train()
+    saved = time.monotonic()
+    bar = tqdm(
+        total=recipe.tokens, initial=run.progress.tokens, unit="tok", unit_scale=True, desc="language model", smoothing=0.05
+    )
+    with bar:
+        while run.progress.tokens < recipe.tokens:
+            before = run.progress.tokens
+            pool = [source(run.progress.read + i) for i in range(recipe.pool)]
+            run.progress.read += recipe.pool
+            for tokens, weights in batches(pool, recipe, recipe.seed + run.progress.read):
+                bar.update(run.step(tokens, weights))
+                bar.set_postfix(loss=run.loss, refresh=False)
+            if run.progress.tokens == before:
+                raise DataError(
+                    f"{directory}: {recipe.pool} sequences in a row have no token with a weight; nothing is learned"
+                )
+            elapsed = time.monotonic() - saved
+            if elapsed > checkpoint_every or run.progress.tokens >= recipe.tokens:
+                run.progress.seconds += elapsed
+                saved += elapsed
+                run.save()
+    return run.model
 
 
-def save(
-    directory: Path,
-    recipe: Recipe,
-    progress: Progress,
-    model: Qwen3,
-    muon: torch.optim.Optimizer,
-    adamw: torch.optim.Optimizer,
-    names: dict[int, str],
-    *,
-    end_token: int,
-    pad_token: int,
-) -> None:
-    """Write the checkpoint; a kill in between leaves the previous one. `progress.json` is written last and says it is whole.
+class Run:
+    """A training in the making: network, optimizers, progress, and the directory that they are kept in.
 
-    Raises DataError when the disk refuses.
+    Muon trains the blocks' matrices, AdamW embeddings and norms.
     """
-    master = {n: p.detach() for n, p in model.named_parameters()}
-    state = {f"master.{n}": t for n, t in master.items()}
-    for prefix, optimizer in (("muon", muon), ("adamw", adamw)):
-        for parameter, values in optimizer.state.items():
-            state |= {f"{prefix}.{key}.{names[id(parameter)]}": torch.as_tensor(value) for key, value in values.items()}
-    write_atomic(directory / f"state-{progress.steps}.safetensors", to_bytes({n: t.contiguous() for n, t in state.items()}))
-    weights = {n: t.to(torch.bfloat16).contiguous() for n, t in master.items()}
-    write_atomic(directory / "model.safetensors", to_bytes(weights, metadata={"format": "pt"}))
-    config = model.config.to_json(end_token=end_token, pad_token=pad_token)
-    write_atomic(directory / "config.json", json.dumps(config, indent=2) + "\n")
-    about = {"recipe": asdict(recipe), "progress": asdict(progress)}
-    write_atomic(directory / "progress.json", json.dumps(about, indent=2) + "\n")
-    for old in directory.glob("state-*.safetensors"):
-        if old.name != f"state-{progress.steps}.safetensors":
-            old.unlink()
 
+    def __init__(self, directory: Path, recipe: Recipe, model: Qwen3, end_token: int, pad_token: int) -> None:
+        self.directory, self.recipe, self.model = directory, recipe, model
+        self.end_token, self.pad_token = end_token, pad_token
+        self.progress = Progress()
+        self.parameters = dict(model.named_parameters())
+        matrices = {n: p for n, p in self.parameters.items() if p.dim() == 2 and ".layers." in n}
+        others = [p for n, p in self.parameters.items() if n not in matrices]
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "muon": torch.optim.Muon(matrices.values(), lr=recipe.muon_rate, weight_decay=0.0),
+            "adamw": torch.optim.AdamW(others, lr=recipe.adamw_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        }
+        self._losses: list[float] = []  # since the last line of the curve
 
-def restore(
-    directory: Path, recipe: Recipe, model: Qwen3, muon: torch.optim.Optimizer, adamw: torch.optim.Optimizer
-) -> Progress:
-    """Continue from the checkpoint in `directory`. The token budget may differ from the first run's, nothing else may.
+    @property
+    def loss(self) -> float:
+        """Mean loss since the last line of the curve, nats."""
+        return round(float(np.mean(self._losses)), 4) if self._losses else math.nan
 
-    What `curve.jsonl` tells of the time after the checkpoint is taken back: it will be trained, and told, again.
-    """
-    path = directory / "progress.json"
-    try:
-        stored = json.loads(path.read_text())
-        progress = Progress(**stored["progress"])
-        state = load_file(directory / f"state-{progress.steps}.safetensors")
-    except Exception as error:  # JSON, key, type, OS and safetensors errors: each means the same to the user
-        raise DataError(
-            f"{path}: cannot continue from this checkpoint ({error}); remove the directory to start anew"
-        ) from error
-    differing = [k for k, v in asdict(recipe).items() if k not in ("tokens", "cooldown") and stored["recipe"].get(k) != v]
-    if differing:
-        raise ConfigError(f"{path}: was made with another {', '.join(differing)}; choose another directory or the same recipe")
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(state[f"master.{name}"])
-    for prefix, optimizer in (("muon", muon), ("adamw", adamw)):
+    def step(self, tokens: Tensor, weights: Tensor) -> int:
+        """Learn from one batch (tokens [b, t], weights [b, t]); how many tokens were learned from."""
+        recipe, progress = self.recipe, self.progress
+        factor = recipe.rate(progress.tokens)
+        for name, rate in (("muon", recipe.muon_rate), ("adamw", recipe.adamw_rate)):
+            for group in self.optimizers[name].param_groups:
+                group["lr"] = rate * factor
+        loss = weighted_loss(self.model, tokens, weights)
+        if not torch.isfinite(loss):
+            raise ConfigError(f"{self.directory}: the loss is {loss.item()} after {progress.tokens} tokens; lower the rates")
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+        learned = int((weights > 0).sum())
+        progress.tokens += learned
+        progress.steps += 1
+        self._losses.append(loss.item())
+        if progress.steps % 20 == 0:
+            self._tell(factor)
+        return learned
+
+    def save(self) -> None:
+        """Write the checkpoint; a kill in between leaves the previous one, for `progress.json` comes last and names the state.
+
+        Raises DataError when the disk refuses.
+        """
+        weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        state = {f"master.{name}": tensor for name, tensor in weights.items()}
+        for prefix, optimizer in self.optimizers.items():
+            for parameter, values in optimizer.state.items():
+                state |= {f"{prefix}.{key}.{names[id(parameter)]}": torch.as_tensor(value) for key, value in values.items()}
+        current = self._state_path()
+        write_atomic(current, to_bytes({name: tensor.contiguous() for name, tensor in state.items()}))
+        small = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in weights.items()}
+        write_atomic(self.directory / "model.safetensors", to_bytes(small, metadata={"format": "pt"}))
+        config = self.model.config.to_json(end_token=self.end_token, pad_token=self.pad_token)
+        write_atomic(self.directory / "config.json", json.dumps(config, indent=2) + "\n")
+        about = {"recipe": asdict(self.recipe), "progress": asdict(self.progress)}
+        write_atomic(self.directory / "progress.json", json.dumps(about, indent=2) + "\n")
+        for old in self.directory.glob("state-*.safetensors"):
+            if old != current:
+                old.unlink()
+
+    def restore(self) -> None:
+        """Continue from the checkpoint, where there is one. The token budget and the cool-down may differ, nothing else may.
+
+        What `curve.jsonl` tells of the time after the checkpoint is taken back: it will be trained, and told, again.
+        """
+        path = self.directory / "progress.json"
+        if not path.exists():
+            return
+        try:
+            stored = json.loads(path.read_text())
+            recipe = dict(stored["recipe"])
+            self.progress = Progress(**stored["progress"])
+            state = load_file(self._state_path())
+            master = {name: state[f"master.{name}"] for name in self.parameters}
+        except Exception as error:  # JSON, key, type, OS and safetensors errors: each means the same to the user
+            raise DataError(
+                f"{path}: cannot continue from this checkpoint ({error}); remove the directory to start anew"
+            ) from error
+        differing = [k for k, v in asdict(self.recipe).items() if k not in ("tokens", "cooldown") and recipe.get(k) != v]
+        differing += [name for name, tensor in master.items() if tensor.shape != self.parameters[name].shape]
+        if differing:
+            raise ConfigError(
+                f"{path}: was made with another {', '.join(differing)}; choose another directory or the same recipe"
+            )
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(master[name])
         for key, value in state.items():
-            if key.startswith(prefix + "."):
-                _, field, name = key.split(".", 2)
-                optimizer.state[parameters[name]][field] = value
-    curve = directory / "curve.jsonl"
-    if curve.exists():
-        whole = [line for line in curve.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        write_atomic(curve, "".join(line for line in whole if json.loads(line)["tokens"] <= progress.tokens))
-    return progress
+            prefix, _, rest = key.partition(".")
+            if prefix in self.optimizers:
+                field, _, name = rest.partition(".")
+                self.optimizers[prefix].state[self.parameters[name]][field] = value
+        curve = self.directory / "curve.jsonl"
+        if curve.exists():
+            whole = [line for line in curve.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            write_atomic(curve, "".join(line for line in whole if json.loads(line)["tokens"] <= self.progress.tokens))
+
+    def _state_path(self) -> Path:
+        """The master weights and the optimizers' state of the present step."""
+        return self.directory / f"state-{self.progress.steps}.safetensors"
+
+    def _tell(self, factor: float) -> None:
+        """Add a line to the curve."""
+        row = {"tokens": self.progress.tokens, "loss": round(float(np.mean(self._losses)), 5), "rate": round(factor, 4)}
+        with (self.directory / "curve.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self._losses.clear()
