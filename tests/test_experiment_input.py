@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from bitroute.cli import main
 from bitroute.config import ExperimentConfig
 from bitroute.engines.qwen3 import Qwen3
 from bitroute.errors import ConfigError, DataError
@@ -28,3 +29,18 @@ def test_a_backbone_that_is_missing_or_too_small_is_refused_before_anything_is_w
     with pytest.raises(ConfigError, match=message), experiment(few, tmp_path / "run", 1):
         pass
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stored", ['{"router": "random:0.3", "split": "unseen"}', '{"model_type": "qwen3"}', "[1]", "1"])
+def test_what_is_no_experiment_is_not_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str], stored: str) -> None:
+    (tmp_path / "config.json").write_text(stored)
+    for command in ("evaluate", "report"):
+        assert main([command, str(tmp_path)]) == 2
+        assert capsys.readouterr().err == f"bitroute: {tmp_path}: holds no run of bitroute train router or bitroute demo\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_training_without_end_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "lm", "--tokens", "inf", "--out", str(tmp_path / "lm")]) == 2
+    assert "--tokens inf: a training ends" in capsys.readouterr().err
+    assert not (tmp_path / "lm").exists()

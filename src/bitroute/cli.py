@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections import Counter
@@ -298,6 +299,8 @@ def train_lm(
     from bitroute.store.files import write_atomic  # noqa: PLC0415
     from bitroute.training import corpus, language_model  # noqa: PLC0415
 
+    if not math.isfinite(tokens):
+        raise ConfigError(f"--tokens {tokens}: a training ends after a finite number of tokens")
     _use(alfworld_data)
     if threads:
         import torch  # noqa: PLC0415
@@ -380,7 +383,7 @@ def report(run: RunPath, alfworld_data: AlfworldData = None) -> None:
     typer.echo(f"report: {run / 'report.html'}")
 
 
-@app.command(epilog=_examples("bitroute demo", "bitroute demo --out /tmp/demo --cores 1"))
+@app.command(epilog=_examples("bitroute demo", "bitroute demo --out runs/again --cores 1"))
 def demo(out: Out = Path("runs/demo"), model: Model = MODEL, cores: Cores = None) -> None:
     """The whole method in minutes.
 
@@ -409,10 +412,13 @@ def _whole(run: Experiment) -> None:
 def _config_of(run: Path) -> Any:
     """The configuration that a run was started with."""
     from bitroute.config import ExperimentConfig  # noqa: PLC0415
-    from bitroute.runs import CONFIG  # noqa: PLC0415
+    from bitroute.runs import CONFIG, read_json  # noqa: PLC0415
 
     if not (run / CONFIG).exists():
         raise ConfigError(f"{run}: no run is here ({CONFIG} is missing); start one with bitroute train router --out {run}")
+    stored = read_json(run / CONFIG)
+    if not isinstance(stored, dict) or "budgets" not in stored:  # every experiment has them, a run of play or a model has not
+        raise ConfigError(f"{run}: holds no run of bitroute train router or bitroute demo")
     return ExperimentConfig.load(run / CONFIG)
 
 
