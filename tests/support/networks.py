@@ -24,14 +24,16 @@ TINY = Qwen3Config(
 
 
 def network(seed: int, config: Qwen3Config = TINY) -> Qwen3:
-    """A random network in float32, its logits far enough apart that greedy choices do not hang on rounding."""
+    """A random network in float32: its blocks have a say, and greedy choices do not hang on rounding."""
     torch.manual_seed(seed)
     model = Qwen3(config).eval()
     with torch.no_grad():
-        model.model.embed_tokens.weight.mul_(8)
+        model.model.embed_tokens.weight.mul_(10)
         for block in model.model.layers:
+            for linear in (block.self_attn.o_proj, block.mlp.down_proj):
+                linear.weight.mul_(10)
             for norm in (block.self_attn.q_norm, block.self_attn.k_norm):
-                norm.weight.uniform_(0.5, 2.0)
+                norm.weight.uniform_(1.0, 3.0)
     return model
 
 

@@ -126,7 +126,7 @@ class Attention(nn.Module):
         return mixed
 
     def _heads(self, projected: Tensor, norm: nn.RMSNorm) -> Tensor:
-        """Projected rows [n, heads * d] as normalised heads [n, heads, d] in the norm's dtype (autocast projects in another)."""
+        """Projected rows [n, heads * d] as normalised heads [n, heads, d], in the dtype of the norm, not of autocast."""
         heads: Tensor = norm(projected.to(norm.weight.dtype).view(len(projected), -1, self.head_dim))
         return heads
 
