@@ -66,6 +66,9 @@ class ExperimentConfig(BaseModel):
     low: Annotated[str, _checked(Scheme.parse)] = Field(
         "w2g128-rtn", description="scheme of the low variant, fixed on `validation` before any routing"
     )
+    low_call: Share = Field(
+        0.56, description="cost of one call of the low variant, probes included, relative to one of the high variant"
+    )
     cache_mode: Literal["own", "shared"] = Field("own", description="one KV cache per variant, or one for all")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the products; weights are as stored")
     max_steps: Count = Field(30, description="an episode that has not succeeded by then has failed")

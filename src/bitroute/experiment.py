@@ -24,6 +24,7 @@ from scipy.optimize import brentq
 from bitroute.agents.tokenizer import Tokenizer
 from bitroute.alfworld import OFFICIAL, calibration_batches, check_tasks, load_player, official_games, task_at
 from bitroute.config import ExperimentConfig
+from bitroute.cost import CostModel, Rates
 from bitroute.engines.hosting import HIGH, identity, quantize
 from bitroute.engines.qwen3 import load_model
 from bitroute.episode import Episode, Task
@@ -301,7 +302,9 @@ class Experiment:
                     job = self.job(split, count, p.router, p.name, threshold=p.threshold, seeds=(seed,))
                     episodes = self.record(f"{split}/{p.name}-{seed}", job)
                     runs.append(Run(p.name, seed, episodes, p.role, p.family, p.budget))
-            results.append(evaluate(runs, environment="ALFWorld", ladder=self.ladder))
+            rates = {self.config.low: Rates(call=self.config.low_call), HIGH: Rates(call=1.0)}
+            cost = CostModel(unit="calls of the high variant", variants=rates)
+            results.append(evaluate(runs, environment="ALFWorld", ladder=self.ladder, cost=cost))
         return results
 
     def report(self, results: Sequence[Evaluation]) -> None:

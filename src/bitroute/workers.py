@@ -1,6 +1,6 @@
 """Plays many episodes on all cores: worker processes that each host an engine, fed with shards of tasks.
 
-A shard is a fixed slice of the tasks played as one batch, so results do not depend on the number of workers. Shards are written
+A shard is a fixed slice of the tasks played as one batch, whatever the number of workers. Shards are written
 to the traces file as they end; a run that was killed plays only what is missing. This module knows processes and files of
 episodes; what playing means is given to it.
 """
@@ -125,7 +125,7 @@ class Workers:
                 writer.flush()
                 episodes += missing
                 bar.update(len(missing))
-        return episodes
+        return list(read_traces(path))  # as a resumed run will read them: rounded
 
 
 @contextmanager
