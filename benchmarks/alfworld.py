@@ -10,22 +10,30 @@ set.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
+from tqdm import tqdm
 
-from bitroute.alfworld import OFFICIAL, calibration_batches, load_player
+from bitroute.agents.alfworld import AlfworldAgent
+from bitroute.agents.tokenizer import Tokenizer
+from bitroute.alfworld import OFFICIAL, calibration_batches, load_player, task_at
 from bitroute.cli import MODEL
 from bitroute.config import ExperimentConfig
-from bitroute.engines.hosting import HIGH, quantize
+from bitroute.engines.hosting import HIGH, host, quantize
+from bitroute.envs.alfworld.world import World
 from bitroute.errors import BitrouteError
 from bitroute.evaluation.statistics import Floats, bootstrap_difference, bootstrap_mean, mcnemar
 from bitroute.evaluation.tables import summary
 from bitroute.experiment import experiment
+from bitroute.rollout import Player
+from bitroute.routers.registry import build_router
 from bitroute.runs import RunDirectory, processor
+from bitroute.training.branches import branches, summarise
+from bitroute.training.sensitivity import exact_divergence
 from bitroute.workers import Hosting, Job, workers
 
 SCHEMES = (
@@ -83,10 +91,38 @@ def choices(config: ExperimentConfig, out: Path) -> None:
         "seeds": config.seeds[:1],
         "budgets": (max(config.budgets),),
         "ablations": False,
-        "baselines": ("random", "oracle"),
+        "probe": False,
+        "baselines": ("random",),
     }
     for name, values in changed.items():
         method(config.model_copy(update=small | values), out / name)
+
+
+def credit(config: ExperimentConfig, out: Path, tasks: int) -> None:
+    """Ground truth for labels and credit: branches in which one step alone changes its precision; exact divergences."""
+    agent = AlfworldAgent(Tokenizer.load(config.model))
+    quantize(config.model, config.low, out / "variants", lambda: calibration_batches(config.model))
+    engine = host(config.model, (config.low,), out / "variants", end_token=agent.tokenizer.end)
+    router = build_router("uncertainty:entropy:0.1", engine.ladder, engine.fingerprint)
+    jobs = [(task_at("router-train", i), 0) for i in range(tasks)]
+    player = Player(World, agent, engine, router, max_steps=config.max_steps)
+    branching = branches(player, jobs, rate=0.3, batch=32)
+    found = list(tqdm(branching, desc="branches", unit="state"))
+    print(f"\nOne step at the other precision, {tasks} tasks of router-train, {processor()}: {summarise(found)}")
+    exact, labels = [], []
+    for task, seed in tqdm(jobs[: tasks // 8], desc="exact divergence", unit="episode"):
+        running = player.start(task, seed)
+        while not running.done:
+            commands = [agent.completion(c) for c in running.observation.admissible]
+            exact.append(exact_divergence(engine, running.context, commands))
+            labels.append(player.sensitivities([running])[0].kl_sum)
+            player.advance([running])
+        player.finish(running, "")
+    rank = spearmanr(exact, labels)
+    print(
+        f"exact action-level KL against the label on {len(exact)} steps: Spearman {rank.statistic:.3f}, "
+        f"means {np.mean(exact):.4f} and {np.mean(labels):.4f} nats"
+    )
 
 
 def main() -> None:
@@ -95,7 +131,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--config", type=Path, help="JSON file instead of the full-size defaults")
-    parser.add_argument("--only", choices=("widths", "method", "choices"))
+    parser.add_argument("--only", choices=("widths", "method", "credit", "choices"))
     parser.add_argument("--tasks", type=int, default=400, help="validation tasks per width")
     args = parser.parse_args()
     config = ExperimentConfig.load(args.config) if args.config else ExperimentConfig(model=args.model)
@@ -103,10 +139,12 @@ def main() -> None:
         config = config.model_copy(update={"splits": config.splits | {OFFICIAL + "valid_seen": 140}})
     try:
         if args.only in (None, "widths"):
-            RunDirectory(args.out / "widths", {"model": str(args.model), "tasks": args.tasks, "schemes": json.dumps(SCHEMES)})
-            widths(args.model, args.out, args.tasks)
+            with RunDirectory(args.out / "widths", {"model": str(args.model), "tasks": args.tasks, "schemes": list(SCHEMES)}):
+                widths(args.model, args.out, args.tasks)
         if args.only in (None, "method"):
             method(config, args.out / "method")
+        if args.only in (None, "credit"):
+            credit(config, args.out, args.tasks)
         if args.only in (None, "choices"):
             choices(config, args.out)
     except BitrouteError as error:
