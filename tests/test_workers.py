@@ -95,12 +95,14 @@ def test_what_a_worker_raises_is_raised_here(
 
 
 SCRIPT = """
+import signal
 from pathlib import Path
 from support import players
 from test_workers import JOB
 from bitroute.workers import workers
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what was started in the background
     try:
         with workers(players.load_interrupted, players.hosting(Path("marker")), 2) as pool:
             pool.record(JOB, Path("traces.jsonl"), "")
