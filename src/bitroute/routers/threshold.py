@@ -9,6 +9,7 @@ every K.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ class Scored:
     memory: Any = None
 
 
-class ThresholdRouter:
+class ThresholdRouter(ABC):
     """Base class: a subclass says how to score (`scores`) and what to remember (`remember`)."""
 
     name = "threshold"
@@ -57,9 +58,9 @@ class ThresholdRouter:
         """What the scorer keeps for one episode; nothing by default."""
         return None
 
+    @abstractmethod
     def scores(self, views: Sequence[View], states: Sequence[Scored]) -> list[float]:
         """One score per view."""
-        raise NotImplementedError
 
     def decide(self, views: Sequence[View], states: Sequence[Scored]) -> list[Decision]:
         """Scores against thresholds, or draws from the ordered logit model when `sample` is on."""
