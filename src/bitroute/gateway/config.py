@@ -1,0 +1,186 @@
+"""The gateway's configuration: one TOML file, or flags for the small case. It knows names and limits, and starts nothing."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from bitroute.cost import Rates
+from bitroute.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ServerConfig(_Section):
+    """Where the gateway listens, and how much it takes on."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    admin_host: str = "127.0.0.1"
+    admin_port: Annotated[int, Field(ge=0, le=65535)] = 8081
+    workers: PositiveInt = 1
+    model_name: str | None = None  # None: the answer's `model` names the variant; a name here: the client's name is kept
+    max_body: PositiveInt = 32 * 1024 * 1024  # bytes
+    max_requests: PositiveInt = 8192  # in flight; more are answered 503 with retry-after
+    drain: NonNegativeFloat = 30.0  # seconds that requests in flight get after SIGTERM
+
+
+class VariantConfig(_Section):
+    """One rung of the ladder: the replicas that serve it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]*$", max_length=64)]
+    urls: Annotated[tuple[str, ...], Field(min_length=1)]  # each up to and without /v1
+    model: str | None = None  # its name at the upstream; None: the variant's own name
+    api_key_env: str | None = None  # environment variable that holds the upstream's key
+    max_requests: PositiveInt = 256  # in flight at one replica; all replicas at that: the variant is saturated
+    rates: Rates | None = None  # cost; None: a call of the top variant costs 1, of the lowest 0
+
+    @model_validator(mode="after")
+    def _urls(self) -> Self:
+        for url in self.urls:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+                raise ValueError(f"{url}: want http://host:port without user and password")
+        return self
+
+    @property
+    def key(self) -> str | None:
+        """The upstream's key. Raises ConfigError when the variable is named but not set."""
+        if self.api_key_env is None:
+            return None
+        value = os.environ.get(self.api_key_env)
+        if not value:
+            raise ConfigError(f"variants.{self.name}.api_key_env: the environment variable {self.api_key_env} is not set")
+        return value
+
+
+class SplitConfig(_Section):
+    """A share of the episodes on another policy."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    share: Share
+    router: str
+    budget: Share | None = None
+
+
+class RoutingConfig(_Section):
+    """Who decides, in which mode, within which budget. `router` is what `--router` takes elsewhere: a rule or a path."""
+
+    router: str = "heuristic"
+    budget: Share = 0.3
+    mode: Literal["enforce", "shadow", "split", "explore"] = "enforce"
+    serve: str | None = None  # the variant that shadow mode serves; None: the highest
+    splits: tuple[SplitConfig, ...] = ()  # of mode split; what they leave is on `router`
+    explore: Share = 0.05  # of mode explore: the probability that one random step of an episode is flipped
+    timeout: PositiveFloat = 0.05  # seconds a decision may take before the step falls to high
+    feedback: bool = False  # let the threshold follow the realised share
+    window: PositiveInt = 2000  # steps over which the realised share is compared with the budget
+    alarm: Share = 0.05  # difference from the budget that raises the alarm
+    floors: dict[str, str] = {}  # tool name -> lowest variant for a step that calls it or answers it
+    cache: PositiveInt = 256 * 1024 * 1024  # bytes of the routers' own memory over all episodes
+    reload: PositiveFloat = 2.0  # seconds between looks at the router's files
+
+
+class SessionsConfig(_Section):
+    """How long histories are remembered, and where."""
+
+    url: str | None = None  # redis://...: shared between gateways; None: in this process
+    max: PositiveInt = 100_000
+    ttl: PositiveFloat = 3600.0  # seconds since the session's last request
+    headers: tuple[str, ...] = ()  # further headers that name a session
+
+
+class UpstreamConfig(_Section):
+    """Deadlines and tries, in seconds."""
+
+    connect: PositiveFloat = 5.0
+    first_token: PositiveFloat = 120.0
+    total: PositiveFloat = 600.0
+    health: PositiveFloat = 5.0  # between health checks of a replica
+    retry_budget: Share = 0.2  # retries may be at most this share of recent requests
+
+
+class RecordsConfig(_Section):
+    """Where episodes are kept."""
+
+    url: str = "sqlite:///bitroute.db"  # or postgresql://...
+    flush: PositiveFloat = 0.5  # seconds: older steps survive kill -9
+    store_content: bool = False
+    require_keys: bool = False
+
+
+class GatewayConfig(_Section):
+    """The whole file. `variants` is the ladder, cheapest first."""
+
+    server: ServerConfig = ServerConfig()
+    variants: Annotated[tuple[VariantConfig, ...], Field(min_length=1)]
+    routing: RoutingConfig = RoutingConfig()
+    sessions: SessionsConfig = SessionsConfig()
+    upstream: UpstreamConfig = UpstreamConfig()
+    records: RecordsConfig = RecordsConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = self.ladder
+        if len(set(names)) < len(names):
+            raise ValueError(f"variants: two have one name in {', '.join(names)}")
+        for name in names:
+            if name == "auto" or name.startswith("auto-"):
+                raise ValueError(f"variants: {name!r} is kept for routed models")
+        for field, name in [
+            ("routing.serve", self.routing.serve),
+            *((f"routing.floors.{t}", v) for t, v in self.routing.floors.items()),
+        ]:
+            if name is not None and name not in names:
+                raise ValueError(f"{field}: unknown variant {name!r}; there are {', '.join(names)}")
+        if sum(split.share for split in self.routing.splits) > 1:
+            raise ValueError("routing.splits: the shares sum to more than 1")
+        if self.server.workers > 1 and self.sessions.url is None:
+            raise ValueError(
+                "server.workers: several processes cannot share the in-process session store; set sessions.url to redis://..."
+            )
+        return self
+
+    @property
+    def ladder(self) -> tuple[str, ...]:
+        """The variants' names, cheapest first."""
+        return tuple(variant.name for variant in self.variants)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a TOML file. Raises ConfigError naming the file and the field at fault."""
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not a TOML file ({error})") from error
+        return cls.of(data, str(path))
+
+    @classmethod
+    def of(cls, data: object, where: str) -> Self:
+        """Check plain data; `where` names its origin in errors. Raises ConfigError naming the field."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"{where}: {field + ': ' if field else ''}{first['msg']}") from error
