@@ -9,6 +9,7 @@ import pytest
 from bitroute.cli import main
 from bitroute.config import ExperimentConfig
 from bitroute.experiment import MIXTURE, recentre, share
+from bitroute.routers.calibrated import load_calibration
 from bitroute.store.traces import read_traces
 
 SMALL = {
@@ -56,6 +57,10 @@ def test_every_stage_leaves_its_files(run: Path) -> None:
         assert (run / "routers" / name / "network.safetensors").stat().st_size > 1000
     for name in ("signals-0", "oracle-0", "dmr-0", "dmr+probe-0"):
         assert set(json.loads((run / "thresholds" / f"{name}@0.3.json").read_text())) == {"threshold", "share", "trials"}
+    for router in ("signals.json", "dmr-0", "dmr+probe-0"):
+        (row,) = load_calibration(run / "routers" / router)
+        stored = json.loads((run / "thresholds" / f"{Path(router).stem.removesuffix('-0')}-0@0.3.json").read_text())
+        assert (row.budget, row.threshold, row.share) == (0.3, stored["threshold"], stored["share"])
     for name in POLICIES:
         episodes = list(read_traces(run / "traces" / "unseen" / f"{name}-0.jsonl"))
         assert [e.task_id for e in episodes] == [f"unseen-{i}" for i in range(5)], name

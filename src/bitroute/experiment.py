@@ -32,6 +32,7 @@ from bitroute.errors import ConfigError
 from bitroute.evaluation.evaluate import evaluate
 from bitroute.evaluation.report import write_report
 from bitroute.evaluation.results import Evaluation, Role, Run
+from bitroute.routers.calibrated import Calibrated, save_calibration
 from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, load_encoder, read_episode, small, views_of
 from bitroute.routers.signals import SignalsRouter, features, fit
 from bitroute.runs import RunDirectory
@@ -265,12 +266,16 @@ class Experiment:
             for seed in config.seeds
         ]
         for policy in scored:
-            for budget in config.budgets:
-                threshold = self.threshold(policy, budget)
-                found.append(replace(policy, name=f"{policy.name}@{budget:g}", budget=budget, threshold=threshold))
+            rows = [self.calibrated(policy, budget) for budget in config.budgets]
+            if policy.role is Role.LEARNED:
+                save_calibration(Path(policy.router), rows)
+            found += [
+                replace(policy, name=f"{policy.name}@{row.budget:g}", budget=row.budget, threshold=row.threshold)
+                for row in rows
+            ]
         return found
 
-    def threshold(self, policy: Policy, budget: float) -> float:
+    def calibrated(self, policy: Policy, budget: float) -> Calibrated:
         """The threshold at which `policy` spends `budget` on `validation`."""
         tasks = self.config.calibration_tasks
 
@@ -286,7 +291,7 @@ class Experiment:
             return {"threshold": result.threshold, "share": result.share, "trials": result.trials}
 
         stored = self.run.once(f"thresholds/{policy.name}-{policy.seed}@{budget:g}", search)
-        return float(stored["threshold"])
+        return Calibrated(budget, stored["threshold"], stored["share"])
 
     def evaluate(self) -> list[Evaluation]:
         """Play every policy on every evaluated split and compare."""
