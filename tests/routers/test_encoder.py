@@ -126,6 +126,8 @@ def test_a_router_that_reads_text_alone_ignores_the_signals(episodes: list[Episo
     text, both = make_router(use_signals=False), make_router(use_signals=True)
     assert scores(text, [view]) == scores(text, [blind])
     assert abs(scores(both, [view])[0] - scores(both, [blind])[0]) > 1e-3
+    other = View(view.messages, view.actions, tuple(PAIR[v == PAIR[0]] for v in view.variants), blind.signals)
+    assert abs(scores(text, [other])[0] - scores(text, [blind])[0]) > 1e-3  # what it decided before is no secret
 
 
 def test_batched_scores_equal_single_ones(episodes: list[Episode]) -> None:

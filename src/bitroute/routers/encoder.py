@@ -2,8 +2,8 @@
 
 It knows chat messages and its own tokenizer, no environment, and nothing of the language model but what generating revealed:
 summaries of log-probabilities can be given as extra input, those of past steps for free (`use_signals`), those of the low
-variant's coming action at the price of a probe (`use_probe`). The score of a step is read where the agent's
-next action would begin. Paper: arXiv 2602.02711, whose router re-encodes the whole trajectory at every call.
+variant's coming action at the price of a probe (`use_probe`); its own past decisions it always sees. The score of a step is read
+where the agent's next action would begin. Paper: arXiv 2602.02711, whose router re-encodes the whole trajectory at every call.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from bitroute.routers.router import Probe
 from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others
 from bitroute.store.files import write_atomic
 
-PAST_FEATURES: Final = 8
+# What past log-probabilities, past decisions and the probe say of a step, in this order (`signal_features`).
+PAST_FEATURES: Final = 6
+DECISION_FEATURES: Final = 2
 PROBE_FEATURES: Final = 4
-SIGNAL_FEATURES: Final = PAST_FEATURES + PROBE_FEATURES
+SIGNAL_FEATURES: Final = PAST_FEATURES + DECISION_FEATURES + PROBE_FEATURES
 
 
 def small(vocab_size: int) -> Qwen3Config:
@@ -51,11 +53,14 @@ class EncoderNetwork(nn.Module):
     """Backbone and head. Scores are logits of "this step needs high precision"."""
 
     def __init__(self, config: Qwen3Config, *, use_signals: bool, use_probe: bool = False) -> None:
-        """`use_signals`: read what past generations revealed; `use_probe`: ask for the low variant's next action, too."""
+        """`use_signals`: read what past generations revealed (a server may not tell); `use_probe`: ask for the low variant's
+        next action, too. Past decisions are always known.
+        """
         super().__init__()
         self.use_signals, self.use_probe = use_signals, use_probe
         self.mask: Tensor
-        mask = torch.tensor([float(use_signals)] * PAST_FEATURES + [float(use_probe)] * PROBE_FEATURES)
+        known = [float(use_signals)] * PAST_FEATURES + [1.0] * DECISION_FEATURES + [float(use_probe)] * PROBE_FEATURES
+        mask = torch.tensor(known)
         self.register_buffer("mask", mask, persistent=False)
         self.backbone = Qwen3(config)
         self.signals = nn.Linear(SIGNAL_FEATURES, config.hidden_size)
