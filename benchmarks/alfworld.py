@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,12 @@ from bitroute.envs.alfworld.world import World
 from bitroute.errors import BitrouteError
 from bitroute.evaluation.statistics import Floats, bootstrap_difference, bootstrap_mean, mcnemar
 from bitroute.evaluation.tables import summary
-from bitroute.experiment import experiment
+from bitroute.experiment import experiment, share
 from bitroute.rollout import Player
 from bitroute.routers.registry import build_router
 from bitroute.runs import RunDirectory, processor
+from bitroute.store.files import write_atomic
+from bitroute.store.traces import read_traces
 from bitroute.training.branches import branches, summarise
 from bitroute.training.sensitivity import exact_divergence
 from bitroute.workers import Hosting, Job, workers
@@ -84,18 +88,47 @@ def method(config: ExperimentConfig, out: Path) -> None:
         print(summary(result))
 
 
-def choices(config: ExperimentConfig, out: Path) -> None:
-    """The same run with one choice changed at a time: shared cache, text only."""
-    changed: dict[str, dict[str, Any]] = {"shared-cache": {"cache_mode": "shared"}, "text-only": {"use_signals": False}}
+def choices(config: ExperimentConfig, out: Path, tasks: int) -> None:
+    """Stage 1 again with one choice changed at a time, on `tasks` tasks of unseen, beside `kl-st` of the method's run in `out`.
+
+    Labels are the method's own, but where the choice changes them. (Without iterations of GRPO the run's `dmr` is KL-ST.)
+    """
+    changed: dict[str, dict[str, Any]] = {
+        "text-only": {"use_signals": False},  # the router that a gateway can use: few servers tell log-probabilities
+        "trained-for-0.1": {"budgets": (0.1,), "quantiles": (0.9,)},  # as many steps are sensitive as may be spent
+        "trained-for-0.3": {"budgets": (0.3,), "quantiles": (0.7,)},
+        "shared-cache": {"cache_mode": "shared"},
+    }
     small = {
         "seeds": config.seeds[:1],
-        "budgets": (max(config.budgets),),
+        "splits": {"unseen": tasks},
+        "grpo": replace(config.grpo, iterations=0),
         "ablations": False,
         "probe": False,
         "baselines": ("random",),
     }
     for name, values in changed.items():
-        method(config.model_copy(update=small | values), out / name)
+        chosen = config.model_copy(update=small | values)
+        if "cache_mode" not in values:
+            for labels in (out / "method" / "traces").glob("labels-*.jsonl"):
+                write_atomic(out / name / "traces" / labels.name, labels.read_bytes())
+        method(chosen, out / name)
+        for budget in chosen.budgets:
+            beside(out, name, budget, chosen.seeds[0], tasks)
+
+
+def beside(out: Path, name: str, budget: float, seed: int, tasks: int) -> None:
+    """One choice against the method's KL-ST on the same tasks, where both were played."""
+    paths = [out / "method/traces/unseen" / f"kl-st@{budget:g}-{seed}.jsonl"]
+    paths.append(out / name / "traces/unseen" / f"dmr@{budget:g}-{seed}.jsonl")
+    if all(path.exists() for path in paths):
+        before, after = (list(islice(read_traces(path), tasks)) for path in paths)
+        won, wins = (np.array([float(e.success) for e in episodes]) for episodes in (before, after))
+        gain, test = bootstrap_difference(wins, won), mcnemar(wins > 0, won > 0)
+        print(
+            f"{name}, K = {budget:g}: {wins.mean():.1%} at {share(after):.1%}, kl-st {won.mean():.1%} at {share(before):.1%}; "
+            f"difference {gain.value:+.1%} [{gain.low:+.1%}, {gain.high:+.1%}], n {len(wins)}, p {test.p:.2g}"
+        )
 
 
 def credit(config: ExperimentConfig, out: Path, tasks: int) -> None:
@@ -132,7 +165,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--config", type=Path, help="JSON file instead of the full-size defaults")
     parser.add_argument("--only", choices=("widths", "method", "credit", "choices"))
-    parser.add_argument("--tasks", type=int, default=400, help="validation tasks per width")
+    parser.add_argument(
+        "--tasks",
+        type=int,
+        default=400,
+        help="tasks of the parts widths (validation), credit (router-train) and choices (unseen)",
+    )
     args = parser.parse_args()
     config = ExperimentConfig.load(args.config) if args.config else ExperimentConfig(model=args.model)
     if os.environ.get("ALFWORLD_DATA") and not args.config:
@@ -146,7 +184,7 @@ def main() -> None:
         if args.only in (None, "credit"):
             credit(config, args.out, args.tasks)
         if args.only in (None, "choices"):
-            choices(config, args.out)
+            choices(config, args.out, args.tasks)
     except BitrouteError as error:
         parser.exit(error.exit_code, f"{error}\n")
 

@@ -2,8 +2,8 @@
 
 It knows chat messages and its own tokenizer, no environment, and nothing of the language model but what generating revealed:
 summaries of log-probabilities can be given as extra input, those of past steps for free (`use_signals`), those of the low
-variant's coming action at the price of a probe (`use_probe`); its own past decisions it always sees. The score of a step is read
-where the agent's next action would begin. Paper: arXiv 2602.02711, whose router re-encodes the whole trajectory at every call.
+variant's coming action at the price of a probe (`use_probe`); its own past decisions it always sees. The score of a step is
+read where the agent's next action would begin. Paper: arXiv 2602.02711, whose router re-encodes the whole trajectory each call.
 """
 
 from __future__ import annotations
