@@ -37,7 +37,7 @@ class ServerConfig(_Section):
     admin_host: str = "127.0.0.1"
     admin_port: Annotated[int, Field(ge=0, le=65535)] = 8081
     workers: PositiveInt = 1
-    model_name: str | None = None  # None: the answer's `model` names the variant; a name here: the client's name is kept
+    model_name: Literal["variant", "client"] = "variant"  # whose name the answer's `model` gives
     max_body: PositiveInt = 32 * 1024 * 1024  # bytes
     max_requests: PositiveInt = 8192  # in flight; more are answered 503 with retry-after
     drain: NonNegativeFloat = 30.0  # seconds that requests in flight get after SIGTERM
@@ -145,12 +145,10 @@ class GatewayConfig(_Section):
         for name in names:
             if name == "auto" or name.startswith("auto-"):
                 raise ValueError(f"variants: {name!r} is kept for routed models")
-        for field, name in [
-            ("routing.serve", self.routing.serve),
-            *((f"routing.floors.{t}", v) for t, v in self.routing.floors.items()),
-        ]:
-            if name is not None and name not in names:
-                raise ValueError(f"{field}: unknown variant {name!r}; there are {', '.join(names)}")
+        named = {"routing.serve": self.routing.serve} | {f"routing.floors.{t}": v for t, v in self.routing.floors.items()}
+        for place, variant in named.items():
+            if variant is not None and variant not in names:
+                raise ValueError(f"{place}: unknown variant {variant!r}; there are {', '.join(names)}")
         if sum(split.share for split in self.routing.splits) > 1:
             raise ValueError("routing.splits: the shares sum to more than 1")
         if self.server.workers > 1 and self.sessions.url is None:
