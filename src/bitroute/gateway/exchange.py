@@ -121,6 +121,9 @@ class Place:
 
     `parent` is (episode, number of steps shared) for a branch. `retried` is the ruling of the same step's earlier try: it is
     used again. `opened` says that this request began the episode. `seed` is the episode's, for the routers' draws.
+
+    `scope` and `explicit` are the caller's. `chain` is the digest of the request's whole history (`sessions.chain`), `turns` the
+    number of messages in it: what a recorder keeps of the lineage, so that the session can be remembered again after a crash.
     """
 
     session: str
@@ -132,6 +135,10 @@ class Place:
     opened: bool
     parent: tuple[str, int] | None = None
     retried: Ruling | None = None
+    scope: str = ""
+    explicit: bool = True
+    chain: bytes = b""
+    turns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
