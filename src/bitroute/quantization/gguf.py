@@ -1,0 +1,177 @@
+"""A checkpoint as one GGUF file, which llama.cpp runs: weights, tokenizer and chat template. Nothing is run here.
+
+As in every variant, the block layers alone are stored in low bits. Embeddings (they are the head as well) stay float16, norms
+float32, as llama.cpp wants them. The tokenizer must be this package's: byte-level BPE behind GPT-2's pre-tokenizer.
+Format: the GGUF specification of ggml, with the key and tensor names that llama.cpp reads for `qwen3`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, LlamaFileType, TokenType, quants
+
+from bitroute.engines.qwen3 import Qwen3, load_model
+from bitroute.errors import ConfigError, DataError
+from bitroute.quantization.fingerprint import fingerprint
+from bitroute.quantization.model import block_linears
+from bitroute.store.files import replacing
+
+PREFIX: Final = "gguf-"
+FINGERPRINT: Final = "bitroute.fingerprint"  # of the checkpoint that a file was made from
+
+# Blocks of 32 weights: 16, 8.5 and 4.5 bits a weight.
+_TYPES: Final = {
+    "gguf-f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
+    "gguf-q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+    "gguf-q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
+}
+SCHEMES: Final = tuple(_TYPES)
+
+_BLOCK_NAMES: Final = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+_TOP_NAMES: Final = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+
+
+def gguf_path(directory: Path, model: Path, scheme: str) -> Path:
+    """Where the file of `scheme` (one of SCHEMES) is kept. Raises ConfigError for an unknown scheme."""
+    if scheme not in _TYPES:
+        raise ConfigError(f"unknown scheme {scheme!r}: GGUF files are made as {', '.join(SCHEMES)}")
+    return directory / f"{model.resolve().name}-{scheme.removeprefix(PREFIX)}.gguf"
+
+
+def bits_per_weight(scheme: str) -> float:
+    """What one weight of a block layer takes, its share of the block's scale included."""
+    weights, size = quants.GGML_QUANT_SIZES[_TYPES[scheme][0]]
+    return 8 * size / weights
+
+
+def export_gguf(model: Path, scheme: str, out: Path) -> Path:
+    """Write the checkpoint in `model` as `scheme` into the directory `out` unless that file is there already; its path.
+
+    Equal checkpoints give equal files. Raises ConfigError for an unknown scheme, DataError when the checkpoint or its tokenizer
+    cannot be read or stored so, and when the file in `out` is damaged or another model's.
+    """
+    path = gguf_path(out, model, scheme)
+    network = load_model(model, torch.float32)
+    name = fingerprint(network.state_dict())
+    if path.exists():
+        if read_fingerprint(path) != name:
+            raise DataError(f"{path}: was made from another model than {model}; remove it to make it again")
+        return path
+    kind, file_type = _TYPES[scheme]
+    with replacing(path) as temporary:
+        writer = GGUFWriter(temporary, "qwen3")
+        writer.add_name(model.resolve().name)
+        writer.add_file_type(file_type)
+        writer.add_quantization_version(2)
+        writer.add_string(FINGERPRINT, name)
+        _add_shape(writer, network)
+        _add_tokenizer(writer, model, network.config.vocab_size)
+        _add_weights(writer, network, kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return path
+
+
+def read_fingerprint(path: Path) -> str:
+    """The fingerprint of the checkpoint that the file at `path` was made from. Raises DataError when there is none."""
+    try:
+        field = GGUFReader(path).get_field(FINGERPRINT)
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise DataError(f"{path}: not a whole GGUF file ({error})") from error
+    if field is None:
+        raise DataError(f"{path}: not made by bitroute (it has no {FINGERPRINT})")
+    return str(field.contents())
+
+
+def _add_shape(writer: GGUFWriter, network: Qwen3) -> None:
+    config = network.config
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+
+
+def _add_tokenizer(writer: GGUFWriter, model: Path, size: int) -> None:
+    """Tokens, merges, special tokens and chat template; ids up to `size` that the tokenizer does not use are filled up."""
+    spec, settings = _read_json(model / "tokenizer.json"), _read_json(model / "tokenizer_config.json")
+    try:
+        split, bpe = spec["pre_tokenizer"], spec["model"]
+        if (split["type"], split["add_prefix_space"], split["use_regex"], bpe["type"]) != ("ByteLevel", False, True, "BPE"):
+            raise DataError(f"{model / 'tokenizer.json'}: not byte-level BPE behind GPT-2's pre-tokenizer")
+        special = {token["content"]: token["id"] for token in spec["added_tokens"]}
+        ids: dict[str, int] = bpe["vocab"] | special
+        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"]]
+        end, pad, template = ids[settings["eos_token"]], ids[settings["pad_token"]], settings["chat_template"]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{model}: the tokenizer's files lack {error}") from error
+    if not set(ids.values()) <= set(range(size)):
+        raise DataError(f"{model / 'tokenizer.json'}: has token ids beyond the model's {size}")
+    tokens = [f"[unused {number}]" for number in range(size)]
+    kinds = [TokenType.UNUSED] * size
+    for token, number in ids.items():
+        tokens[number], kinds[number] = token, TokenType.CONTROL if token in special else TokenType.NORMAL
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(merges)
+    writer.add_eos_token_id(end)
+    writer.add_pad_token_id(pad)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(template)
+
+
+def _add_weights(writer: GGUFWriter, network: Qwen3, kind: GGMLQuantizationType) -> None:
+    low = block_linears(network)
+    state = network.state_dict()
+    if network.config.tie_word_embeddings:
+        del state["lm_head.weight"]  # llama.cpp takes the embeddings
+    for key, tensor in state.items():
+        name, values = key.removesuffix(".weight"), tensor.numpy()
+        stored = GGMLQuantizationType.F32 if values.ndim == 1 else kind if name in low else GGMLQuantizationType.F16
+        try:
+            with np.errstate(over="raise"):
+                data = quants.quantize(values, stored)
+        except (FloatingPointError, quants.QuantError, ValueError) as error:
+            raise DataError(f"{key} {values.shape} cannot be stored as {stored.name} ({error})") from error
+        writer.add_tensor(f"{_gguf_name(name)}.weight", data, raw_dtype=stored)
+
+
+def _gguf_name(name: str) -> str:
+    """llama.cpp's name of a layer: `model.layers.0.self_attn.q_proj` is `blk.0.attn_q`."""
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
+    return _TOP_NAMES[name] if match is None else f"blk.{match[1]}.{_BLOCK_NAMES[match[2]]}"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
