@@ -1,0 +1,453 @@
+"""The gateway's public port: from a request to its relayed answer, and the few endpoints beside. It holds the parts together.
+
+What parts know stays there: bodies in `wire` and `collect`, episodes in `sessions`, decisions in `policy`, replicas in
+`upstream`. A client that goes away cancels what is under way for it, at any time. No response is changed once it has begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from bitroute.gateway import sse
+from bitroute.gateway.collect import Collector
+from bitroute.gateway.config import GatewayConfig, VariantConfig
+from bitroute.gateway.exchange import Call, Caller, Endpoint, GatewayError, Outcome, Place, Ruling
+from bitroute.gateway.identity import identify
+from bitroute.gateway.keys import Client, Keys
+from bitroute.gateway.metrics import Metrics
+from bitroute.gateway.openapi import document
+from bitroute.gateway.policy import Policy
+from bitroute.gateway.records import Recorder
+from bitroute.gateway.sessions import Sessions
+from bitroute.gateway.upstream import Answer, Upstreams
+from bitroute.gateway.wire import error_body, forward, parse
+
+_log = logging.getLogger(__name__)
+
+MAX_HEADERS: Final = 32 * 1024  # bytes of all names and values together
+KEEP_ALIVE: Final = 15.0  # seconds of silence, after the first chunk, before a comment keeps the connection open
+PASSED_ON: Final = frozenset(
+    {"accept", "anthropic-beta", "anthropic-version", "openai-beta", "traceparent", "tracestate", "user-agent", "x-request-id"}
+)
+
+
+class _Reported(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of an outcome."""
+
+    success: bool | None = None
+    reward: float | None = None
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request while it is answered: what is known of it so far, for the records whatever happens."""
+
+    endpoint: Endpoint
+    headers: Headers
+    arrived: float
+    send: Send
+    client: Client | None = None
+    call: Call | None = None
+    caller: Caller | None = None
+    place: Place | None = None
+    ruling: Ruling | None = None
+    limits: Mapping[str, str] = field(default_factory=dict)
+    outcome: Outcome = field(default_factory=Outcome)
+    began: bool = False  # the response has: from here on it can only be relayed or broken off
+    sent: bool = False  # the response is complete
+    left: bool = False  # the session knows
+    spoke: float = 0.0  # when the stream's last bytes were sent
+
+    async def speak(self, body: bytes) -> None:
+        """Send a part of a stream."""
+        self.spoke = time.perf_counter()
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def finish(self, body: bytes = b"") -> None:
+        """Send the rest."""
+        self.sent = True
+        await self.send({"type": "http.response.body", "body": body})
+
+
+class _GoneError(Exception):
+    """The client went away before its request was read."""
+
+
+class Gateway:
+    """The ASGI application. Its parts are started and closed by whoever made them."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        *,
+        policy: Policy,
+        sessions: Sessions,
+        upstreams: Upstreams,
+        recorder: Recorder,
+        keys: Keys,
+        metrics: Metrics,
+        keep_alive: float = KEEP_ALIVE,
+    ) -> None:
+        self.config = config
+        self.policy, self.sessions, self.upstreams = policy, sessions, upstreams
+        self.recorder, self.keys, self.metrics = recorder, keys, metrics
+        self.keep_alive = keep_alive
+        self.in_flight = 0
+        self.draining = False
+        self.created = int(time.time())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; every failure has the shape of its endpoint."""
+        if scope["type"] != "http":
+            return
+        path, method = scope["path"], scope["method"]
+        endpoint = _ENDPOINTS.get(path)
+        if endpoint is not None and method == "POST":
+            await self._generate(endpoint, scope, receive, send)
+            return
+        try:
+            response = await self._beside(method, path, Headers(scope=scope), receive)
+        except GatewayError as error:
+            response = _refusal(endpoint, error)
+        await response(scope, receive, send)
+
+    async def _beside(self, method: str, path: str, headers: Headers, receive: Receive) -> Response:
+        """What does not generate: health, models, outcomes, the interface's description."""
+        match [method, *path.strip("/").split("/")]:
+            case ["GET" | "HEAD", "health"]:
+                return _json({"status": "ok"})
+            case ["GET" | "HEAD", "ready"]:
+                ready = self.upstreams.ready() and not self.draining
+                return _json({"ready": ready, "draining": self.draining}, 200 if ready else 503)
+            case ["GET", "openapi.json"]:
+                return _json(document())
+            case ["GET", "v1", "models"]:
+                self.keys.authenticate(headers)
+                return _json({"object": "list", "data": [self._model(name) for name in self.policy.models()]})
+            case ["GET", "v1", "models", name]:
+                self.keys.authenticate(headers)
+                self.policy.resolve(name, None)
+                return _json(self._model(name))
+            case ["POST", "v1", "episodes", episode, "outcome"]:
+                return await self._report(episode, headers, receive)
+            case [_, "health" | "ready" | "openapi.json"] | [_, "v1", "models", *_] | [_, "v1", "episodes", _, "outcome"]:
+                raise GatewayError(405, f"{method} is not allowed on {path}", code="method_not_allowed")
+            case _ if path in _ENDPOINTS:
+                raise GatewayError(
+                    405, f"{method} is not allowed on {path}; use POST", code="method_not_allowed", headers={"allow": "POST"}
+                )
+        raise GatewayError(404, f"Unknown request URL: {method} {path}", code="unknown_url")
+
+    def _model(self, name: str) -> dict[str, object]:
+        return {"id": name, "object": "model", "created": self.created, "owned_by": "bitroute"}
+
+    async def _report(self, name: str, headers: Headers, receive: Receive) -> Response:
+        """Take the outcome of an episode, which closes it."""
+        client = self.keys.authenticate(headers)
+        try:
+            reported = msgspec.json.decode(await self._body(headers, receive), type=_Reported)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise GatewayError(400, f"The outcome is not {{success: bool, reward: number}}: {error}") from error
+        if reported.success is None and reported.reward is None:
+            raise GatewayError(400, "The outcome needs success or reward", param="success")
+        episode = await self.sessions.resolve(client.scope, name)
+        if episode is None:
+            raise GatewayError(404, "There is no such episode or session", code="episode_not_found")
+        self.recorder.outcome(client.scope, episode, reported.success, reported.reward)
+        await self.sessions.close_episode(client.scope, episode)
+        return _json({"episode": episode, "success": reported.success, "reward": reported.reward})
+
+    async def _generate(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        """Route, relay and record one generating request."""
+        exchange = Exchange(endpoint, Headers(scope=scope), time.perf_counter(), send)
+        self.in_flight += 1
+        try:
+            await self._guarded(exchange, receive)
+        finally:
+            self.in_flight -= 1
+            self._account(exchange)
+
+    async def _guarded(self, exchange: Exchange, receive: Receive) -> None:
+        """Answer, and turn whatever goes wrong into an error of the right shape."""
+        outcome = exchange.outcome
+        try:
+            await self._answer(exchange, receive)
+        except GatewayError as error:
+            await self._fail(exchange, error)
+        except _GoneError:
+            outcome.ended = "cancelled"
+        except asyncio.CancelledError:
+            outcome.ended = "cancelled"
+            raise
+        except Exception:
+            _log.exception("a request to %s failed inside the gateway", exchange.endpoint)
+            await self._fail(exchange, GatewayError(500, "The gateway failed; see its log", kind="server_error"))
+        finally:
+            # Also for a client that went away: its next try must not find this one still unanswered.
+            await asyncio.shield(self._leave(exchange))
+
+    async def _answer(self, exchange: Exchange, receive: Receive) -> None:
+        client = exchange.client = self.keys.authenticate(exchange.headers)
+        if self.in_flight > self.config.server.max_requests or self.draining:
+            raise GatewayError(
+                503, "The gateway is busy; try again", kind="server_error", code="overloaded", headers={"retry-after": "1"}
+            )
+        body = await self._body(exchange.headers, receive)
+        exchange.arrived = time.perf_counter()
+        call = exchange.call = parse(exchange.endpoint, body)
+        requested = self.policy.resolve(call.model, client.force or exchange.headers.get("x-bitroute-force"))
+        exchange.limits = self.keys.admit(client, call.model)
+        exchange.caller = identify(call, exchange.headers, client.scope, self.config.sessions.headers)
+        async with _until_gone(exchange, receive):
+            place = exchange.place = await self.sessions.enter(exchange.caller, call)
+            exchange.ruling = await self.policy.decide(place, call, requested, self.upstreams.saturated)
+            await self._relay(exchange, call, place, exchange.ruling)
+
+    async def _relay(self, exchange: Exchange, call: Call, place: Place, ruling: Ruling) -> None:
+        """Send the request upstream and what comes back to the client."""
+        outcome = exchange.outcome
+        outcome.overhead = time.perf_counter() - exchange.arrived
+
+        def body_for(variant: VariantConfig) -> bytes:
+            return forward(call, variant.model or variant.name)
+
+        answer = await self.upstreams.open(
+            exchange.endpoint.value,
+            ruling.decision.variant,
+            body_for,
+            affinity=place.episode,
+            headers={name: value for name, value in exchange.headers.items() if name in PASSED_ON},
+            stream=call.stream,
+            attempts=outcome.attempts,
+            allow_fallback=ruling.budget is not None,
+        )
+        try:
+            outcome.variant, outcome.status = answer.variant, answer.status
+            outcome.first_token = time.perf_counter() - exchange.arrived
+            shown = call.model if self.config.server.model_name == "client" else answer.variant
+            collector = Collector(call, shown)
+            if answer.content_type == "text/event-stream":
+                await self._stream(exchange, answer, collector)
+            else:
+                await self._whole(exchange, answer, collector)
+        finally:
+            await answer.close()
+
+    async def _whole(self, exchange: Exchange, answer: Answer, collector: Collector) -> None:
+        """Relay an answer that comes in one piece; an error without a shape gets ours."""
+        body, outcome = await answer.body(), exchange.outcome
+        if answer.status >= 400:
+            if not _is_error(body):
+                kind = "server_error" if answer.status >= 500 else "invalid_request_error"
+                text = body[:500].decode("utf-8", "replace") or "no message"
+                body = error_body(exchange.endpoint, GatewayError(answer.status, f"The upstream refused: {text}", kind=kind))
+        else:
+            body = collector.whole(body)
+            _note(outcome, collector)
+            outcome.ended = "complete"
+        await self._leave(exchange)
+        content_type = "application/json" if answer.status >= 400 else answer.content_type
+        await self._start(
+            exchange, answer.status, [("content-type", content_type), ("content-length", str(len(body)))], answer.headers
+        )
+        await exchange.finish(body)
+
+    async def _stream(self, exchange: Exchange, answer: Answer, collector: Collector) -> None:
+        """Relay a stream of events, each as it comes."""
+        outcome, splitter = exchange.outcome, sse.Splitter()
+        await self._start(
+            exchange, answer.status, [("content-type", "text/event-stream"), ("cache-control", "no-cache")], answer.headers
+        )
+        outcome.ended = "dropped"
+        try:
+            async with _kept_open(exchange, self.keep_alive):
+                async for chunk in answer.chunks():
+                    out = b"".join(collector.event(event) for event in splitter.feed(chunk))
+                    if collector.done and not exchange.left:
+                        _note(outcome, collector)
+                        outcome.ended = "error" if collector.failed else "complete"
+                        await self._leave(exchange)
+                    if out:
+                        await exchange.speak(out)
+            if tail := splitter.tail():
+                await exchange.speak(collector.event(tail + b"\n\n"))
+            if not collector.done:
+                raise GatewayError(502, "The upstream ended its stream too early", kind="server_error", code="upstream_dropped")
+        except GatewayError as error:
+            # The status is long sent: the error travels as an event, and the stream ends without its usual end.
+            _note(outcome, collector)
+            name = b"event: error\n" if exchange.endpoint in (Endpoint.MESSAGES, Endpoint.RESPONSES) else b""
+            await exchange.speak(name + b"data: " + error_body(exchange.endpoint, error) + b"\n\n")
+        await exchange.finish()
+
+    async def _start(
+        self, exchange: Exchange, status: int, own: list[tuple[str, str]], passed: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Send the response's status and headers: its own, what the upstream's response had, what the gateway adds."""
+        exchange.began, exchange.spoke = True, time.perf_counter()
+        exchange.outcome.status = status
+        names = {name for name, _ in own}
+        lines = [*own, *((name, value) for name, value in passed if name.lower() not in names)]
+        lines += [*exchange.limits.items(), *_told(exchange)]
+        headers = [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in lines]
+        await exchange.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _fail(self, exchange: Exchange, error: GatewayError) -> None:
+        """Answer with an error, where no answer has begun."""
+        outcome = exchange.outcome
+        outcome.ended = "error"
+        if exchange.began:
+            return
+        body = error_body(exchange.endpoint, error)
+        own = [("content-type", "application/json"), ("content-length", str(len(body)))]
+        await self._start(exchange, error.status, own, list(error.headers.items()))
+        await exchange.finish(body)
+
+    async def _leave(self, exchange: Exchange) -> None:
+        """Tell the session how the step ended, once, and before the client can know."""
+        if exchange.place is not None and not exchange.left:
+            exchange.left = True
+            await self.sessions.leave(exchange.place, exchange.ruling, exchange.outcome)
+
+    def _account(self, exchange: Exchange) -> None:
+        """Count and record, whatever the end was."""
+        outcome, call, place, ruling = exchange.outcome, exchange.call, exchange.place, exchange.ruling
+        outcome.total = time.perf_counter() - exchange.arrived
+        self.metrics.observe(exchange.endpoint, ruling, outcome)
+        if call is None or place is None or exchange.caller is None or exchange.client is None:
+            return
+        cost = self.recorder.step(exchange.caller, call, place, ruling, outcome)
+        if ruling is not None:
+            self.policy.observe(place, ruling, outcome)
+        if outcome.tokens is not None:
+            self.keys.charge(exchange.client, outcome.tokens, cost)
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        """The request's body, within the limits on headers and body."""
+        if sum(len(name) + len(value) for name, value in headers.raw) > MAX_HEADERS:
+            raise GatewayError(431, f"The headers are longer than {MAX_HEADERS} bytes", code="headers_too_large")
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise GatewayError(415, "Send the body without content-encoding", code="unsupported_encoding")
+        limit = self.config.server.max_body
+        too_large = GatewayError(
+            413, f"The body is longer than {limit} bytes", code="body_too_large", headers={"connection": "close"}
+        )
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > limit:
+            raise too_large
+        chunks: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _GoneError
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > limit:
+                raise too_large
+            more = message.get("more_body", False)
+        return b"".join(chunks)
+
+
+_ENDPOINTS: Final = {endpoint.value: endpoint for endpoint in Endpoint}
+
+
+def _told(exchange: Exchange) -> list[tuple[str, str]]:
+    """The gateway's own headers: what was decided, why, and what that took."""
+    place, ruling, outcome = exchange.place, exchange.ruling, exchange.outcome
+    lines: list[tuple[str, str]] = []
+    if place is not None:
+        lines += [
+            ("x-bitroute-episode", place.episode),
+            ("x-bitroute-step", str(place.step)),
+            ("x-bitroute-session-source", place.source),
+        ]
+    if ruling is not None:
+        lines += [
+            ("x-bitroute-variant", outcome.variant or ruling.decision.variant),
+            ("x-bitroute-reason", ruling.decision.reason),
+            ("x-bitroute-router-ms", f"{ruling.seconds * 1000:.3f}"),
+            ("x-bitroute-overhead-ms", f"{outcome.overhead * 1000:.3f}"),
+        ]
+        if ruling.decision.score is not None:
+            lines.append(("x-bitroute-score", f"{ruling.decision.score:.4g}"))
+    return lines
+
+
+def _note(outcome: Outcome, collector: Collector) -> None:
+    outcome.answer, outcome.tokens, outcome.signals = collector.answer, collector.tokens, collector.signals
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _refusal(endpoint: Endpoint | None, error: GatewayError) -> Response:
+    return Response(error_body(endpoint, error), error.status, error.headers, "application/json")
+
+
+def _is_error(body: bytes) -> bool:
+    """Whether an upstream's refusal already has an error object."""
+    try:
+        return "error" in msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+
+
+@contextlib.asynccontextmanager
+async def _until_gone(exchange: Exchange, receive: Receive) -> AsyncIterator[None]:
+    """Cancels the body of the `with` when the client goes away, and swallows that cancellation."""
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not exchange.sent:
+            gone = True
+            task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+        if gone:
+            await asyncio.sleep(0)  # a cancellation that is on its way arrives here, not in what follows
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        exchange.outcome.ended = "cancelled"
+        task.uncancel()
+    finally:
+        watcher.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _kept_open(exchange: Exchange, silence: float) -> AsyncIterator[None]:
+    """Sends a comment whenever the stream was silent for `silence` seconds."""
+
+    async def comment() -> None:
+        while True:
+            rest = exchange.spoke + silence - time.perf_counter()
+            if rest > 0:
+                await asyncio.sleep(rest)
+            else:
+                await exchange.speak(b": keep-alive\n\n")
+
+    commenter = asyncio.create_task(comment())
+    try:
+        yield
+    finally:
+        commenter.cancel()

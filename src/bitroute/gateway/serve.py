@@ -1,0 +1,252 @@
+"""Runs the gateway: binds its two ports, starts the parts in order, and stops them in the other after SIGTERM or Ctrl-C.
+
+A first signal drains: no new connections, requests in flight get their time, records are flushed. A second one stops at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import multiprocessing
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Generator
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import Any, Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from bitroute.cost import CostModel, Rates
+from bitroute.errors import BitrouteError, ConfigError, DataError
+from bitroute.gateway.admin import admin_app
+from bitroute.gateway.app import Gateway
+from bitroute.gateway.config import GatewayConfig
+from bitroute.gateway.keys import Keys
+from bitroute.gateway.metrics import Metrics
+from bitroute.gateway.policy import Policy
+from bitroute.gateway.records import Recorder
+from bitroute.gateway.session_store import MemoryStore, SessionStore
+from bitroute.gateway.sessions import Sessions
+from bitroute.gateway.upstream import Upstreams
+
+BACKLOG: Final = 4096
+IDLE: Final = 75  # seconds that an idle client connection stays open: longer than usual clients keep theirs
+
+Announce = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Apps:
+    """The two applications and what the server must tell them."""
+
+    gateway: Gateway
+    admin: ASGIApp
+
+
+def cost_model(config: GatewayConfig) -> CostModel:
+    """The variants' rates; where none are given, the count of calls: the top variant 1, the lowest 0.
+
+    Raises ConfigError when only some variants have rates: their costs could not be added.
+    """
+    given = {variant.name: variant.rates for variant in config.variants if variant.rates is not None}
+    if not given:
+        if len(config.ladder) == 1:
+            return CostModel(unit="calls", variants={config.ladder[0]: Rates(call=1.0)})
+        return CostModel.steps(config.ladder)
+    if missing := [name for name in config.ladder if name not in given]:
+        raise ConfigError(f"variants: {', '.join(missing)} without rates; give rates for all variants or for none")
+    return CostModel(unit="configured", variants=given)
+
+
+@contextlib.asynccontextmanager
+async def parts(config: GatewayConfig) -> AsyncIterator[Apps]:
+    """Everything behind the ports, started; closed, flushed and written on leaving. Raises ConfigError or DataError."""
+    cost = cost_model(config)
+    async with contextlib.AsyncExitStack() as stack:
+        recorder = Recorder(config.records, cost, config.ladder)
+        await asyncio.to_thread(recorder.start)
+        stack.push_async_callback(asyncio.to_thread, recorder.close)
+        keys = Keys(config.records.url, config.records.require_keys)
+        await asyncio.to_thread(keys.start)
+        stack.push_async_callback(asyncio.to_thread, keys.close)
+        refuse_open_door(config, keys)
+        policy = Policy(config)
+        await policy.start()
+        stack.push_async_callback(policy.close)
+        upstreams = Upstreams(config)
+        await upstreams.start()
+        stack.push_async_callback(upstreams.close)
+        sessions = Sessions(_store(config, stack), recorder.restore)
+        metrics = Metrics()
+        gateway = Gateway(
+            config, policy=policy, sessions=sessions, upstreams=upstreams, recorder=recorder, keys=keys, metrics=metrics
+        )
+        yield Apps(gateway, admin_app(policy, upstreams, recorder, metrics, keys, config))
+
+
+def _store(config: GatewayConfig, stack: contextlib.AsyncExitStack) -> SessionStore:
+    if config.sessions.url is None:
+        return MemoryStore(config.sessions.max, config.sessions.ttl)
+    try:
+        from bitroute.gateway.redis_store import RedisStore  # noqa: PLC0415  (redis is an extra)
+    except ModuleNotFoundError as error:
+        raise ConfigError("sessions.url needs the extra: pip install 'bitroute[redis]'") from error
+    store = RedisStore(config.sessions.url, config.sessions.ttl)
+    stack.push_async_callback(store.close)
+    return store
+
+
+def refuse_open_door(config: GatewayConfig, keys: Keys) -> None:
+    """Raise ConfigError when others than this machine could use the gateway without a key."""
+    if not local(config.server.host) and keys.open:
+        raise ConfigError(
+            f"server.host {config.server.host}: others could use the gateway without a key; add one first (bitroute keys add)"
+        )
+
+
+def local(host: str) -> bool:
+    """Whether `host` is reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bind(host: str, port: int, flag: str) -> socket.socket:
+    """A listening socket. Raises ConfigError naming `flag` when the address is taken or not ours."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another {flag}") from error
+
+
+def address(sock: socket.socket) -> str:
+    """The URL at which `sock` listens."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to us: two of them run in one process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def _server(app: ASGIApp, drain: float) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=IDLE,
+            timeout_graceful_shutdown=max(1, round(drain)),
+        )
+    )
+
+
+async def serve_sockets(config: GatewayConfig, public: socket.socket, admin: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until a signal comes; `ready` is called when requests are answered."""
+    async with parts(config) as apps:
+        front, back = _server(apps.gateway, config.server.drain), _server(apps.admin, 1.0)
+
+        def stop() -> None:
+            if front.should_exit:
+                front.force_exit = back.force_exit = True
+                for task in asyncio.all_tasks():
+                    task.cancel()
+            apps.gateway.draining = front.should_exit = True
+
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, stop)
+        serving = asyncio.create_task(back.serve([admin]))
+        ready()
+        try:
+            await front.serve([public])
+        finally:
+            back.should_exit = True
+            await serving
+
+
+def serve(config: GatewayConfig, announce: Announce) -> None:
+    """Run the gateway until it is told to stop; `announce` gets the public and the admin URL.
+
+    With several workers, worker i listens on the public port and, for its own page and metrics, on admin_port + i. Raises
+    ConfigError or DataError when it cannot start.
+    """
+    server = config.server
+    with bind(server.host, server.port, "server.port") as public:
+        admins = [
+            bind(server.admin_host, server.admin_port + (i if server.admin_port else 0), "server.admin_port")
+            for i in range(server.workers)
+        ]
+        urls = address(public), ", ".join(address(admin) for admin in admins)
+        if server.workers == 1:
+            _run(config, public, admins[0], lambda: announce(*urls))
+        else:
+            _supervise(config, public, admins, lambda: announce(*urls))
+
+
+def _run(config: GatewayConfig, public: socket.socket, admin: socket.socket, ready: Callable[[], None]) -> None:
+    """One process of the gateway, on uvloop where there is one."""
+    try:
+        import uvloop  # noqa: PLC0415  (not on every platform)
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ModuleNotFoundError:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner, contextlib.suppress(asyncio.CancelledError):
+        runner.run(serve_sockets(config, public, admin, ready))
+
+
+def _worker(config: GatewayConfig, public: socket.socket, admin: socket.socket) -> None:
+    """A worker process; module level, so that a fresh interpreter finds it."""
+    try:
+        _run(config, public, admin, lambda: None)
+    except BitrouteError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+
+
+def _supervise(config: GatewayConfig, public: socket.socket, admins: list[socket.socket], ready: Callable[[], None]) -> None:
+    """Keep one process per admin socket alive; a worker that dies is started again, a signal is passed on."""
+    context = multiprocessing.get_context("spawn")
+    stopping = False
+    workers: dict[int, Any] = {}
+
+    def start(index: int) -> None:
+        workers[index] = context.Process(target=_worker, args=(config, public, admins[index]), name=f"gateway-{index}")
+        workers[index].start()
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+        for worker in workers.values():
+            worker.terminate()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    for index in range(len(admins)):
+        start(index)
+    ready()
+    while any(worker.is_alive() for worker in workers.values()):
+        wait([worker.sentinel for worker in workers.values() if worker.is_alive()], timeout=1.0)
+        for index, worker in workers.items():
+            if not worker.is_alive() and not stopping:
+                if worker.exitcode in (ConfigError.exit_code, DataError.exit_code):
+                    stop()
+                    raise ConfigError(f"worker {index} could not start; see its message above")
+                start(index)
