@@ -1,4 +1,4 @@
-"""The OpenAPI description of the public port. Request bodies say only what the gateway itself reads: the rest is the upstream's."""
+"""The OpenAPI description of the public port. It says of request bodies what the gateway reads: the rest is the upstream's."""
 
 from __future__ import annotations
 
@@ -52,19 +52,15 @@ _ANSWER_HEADERS: Final = {
     "x-bitroute-step": "The step's number in the episode, from 0.",
 }
 _ERROR: Final = {
-    "oneOf": [
-        {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
             "type": "object",
-            "required": ["error"],
-            "properties": {
-                "error": {
-                    "type": "object",
-                    "required": ["message", "type"],
-                    "properties": {"message": _TEXT, "type": _TEXT, "code": {}, "param": {}},
-                }
-            },
+            "required": ["message", "type"],
+            "properties": {"message": _TEXT, "type": _TEXT, "code": {}, "param": {}},
         }
-    ]
+    },
 }
 
 
