@@ -12,7 +12,6 @@ import multiprocessing
 import signal
 import socket
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -157,28 +156,27 @@ def _server(app: ASGIApp, drain: float) -> _Server:
     )
 
 
-async def serve_sockets(config: GatewayConfig, public: socket.socket, admin: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until a signal comes; `ready` is called when requests are answered."""
+async def serve_sockets(
+    config: GatewayConfig, public: socket.socket, admin: socket.socket, ready: Callable[[], None], stop: asyncio.Event
+) -> None:
+    """Serve until `stop` is set, then drain; a cancellation stops at once. `ready` is called when requests are answered."""
     async with parts(config) as apps:
         front, back = _server(apps.gateway, config.server.drain), _server(apps.admin, 1.0)
 
-        def stop() -> None:
-            if front.should_exit:
-                front.force_exit = back.force_exit = True
-                for task in asyncio.all_tasks():
-                    task.cancel()
+        async def drain() -> None:
+            await stop.wait()
             apps.gateway.draining = front.should_exit = True
 
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, stop)
-        serving = asyncio.create_task(back.serve([admin]))
+        draining = asyncio.create_task(drain())
+        behind = asyncio.create_task(back.serve([admin]))
+        before = asyncio.create_task(front.serve([public]))
         ready()
         try:
-            await front.serve([public])
+            await before
         finally:
-            back.should_exit = True
-            await serving
+            draining.cancel()
+            front.should_exit = front.force_exit = back.should_exit = True
+            await asyncio.wait((before, behind))
 
 
 def serve(config: GatewayConfig, announce: Announce) -> None:
@@ -201,15 +199,24 @@ def serve(config: GatewayConfig, announce: Announce) -> None:
 
 
 def _run(config: GatewayConfig, public: socket.socket, admin: socket.socket, ready: Callable[[], None]) -> None:
-    """One process of the gateway, on uvloop where there is one."""
+    """One process of the gateway, on uvloop where there is one; a first signal drains, a second one stops."""
     try:
         import uvloop  # noqa: PLC0415  (not on every platform)
 
         factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
     except ModuleNotFoundError:
         factory = None
-    with asyncio.Runner(loop_factory=factory) as runner, contextlib.suppress(asyncio.CancelledError):
-        runner.run(serve_sockets(config, public, admin, ready))
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        serving = asyncio.ensure_future(serve_sockets(config, public, admin, ready, stop))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, lambda: serving.cancel() if stop.is_set() else stop.set())
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
 
 
 def _worker(config: GatewayConfig, public: socket.socket, admin: socket.socket) -> None:
