@@ -67,6 +67,13 @@ def test_every_stage_leaves_its_files(run: Path) -> None:
         assert {e.policy for e in episodes} == {name}
     assert {p.name for p in (run / "figures").iterdir()} >= {"kl.png", "pareto-0-0.png", "episode-0.png"}
     assert not list(run.rglob("*.tmp"))
+    assert {p.name for p in (run / "routers").iterdir()} == {
+        *LEARNED,
+        "round-1-0.8",
+        "signals.json",
+        "signals.calibration.json",
+    }
+    assert json.loads((run / "tasks.json").read_text()) == {"unseen": 5}
 
 
 def test_labels_come_from_a_mixture_and_then_from_the_router_itself(run: Path) -> None:

@@ -80,8 +80,7 @@ class Sensitivity:
 
     `kl_sum`, `kl_mean` and `kl_max` are over the action's choices, after the constraint; `raw_sum` is over all its tokens
     before the constraint. `action` is high's action, `agrees` says whether low's own action is the same, `low` what generating
-    that one revealed (a probe would have seen it). `exact` is the divergence of the two distributions over whole actions, where
-    it was computed.
+    that one revealed (a probe would have seen it).
     """
 
     kl_sum: float
@@ -90,7 +89,6 @@ class Sensitivity:
     raw_sum: float
     action: str
     agrees: bool
-    exact: float | None = None
     low: Signals | None = None
 
 
@@ -112,14 +110,15 @@ class Decision:
 class Step:
     """One played step. `message` is the user message that the agent sent, `action` what the environment received.
 
-    `probe_usage` is what the router's own measurements cost; `usage` is the generation itself. `sensitivity` is the label of
+    `signals` is None where the server gave no log-probabilities. `probe_usage` is what the router's own measurements cost;
+    `usage` is the generation itself. `sensitivity` is the label of
     the step, where one was taken (it costs nothing here: labels are not part of playing), `probe` what the router measured.
     """
 
     message: str
     action: str
     decision: Decision
-    signals: Signals
+    signals: Signals | None
     usage: Usage
     probe_usage: tuple[Usage, ...] = ()
     reward: float = 0.0

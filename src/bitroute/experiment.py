@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -222,6 +223,7 @@ class Experiment:
                 checkpoint=self.path / "checkpoints" / f"{name}.safetensors",
             )
             self.keep(start, name, threshold)
+            shutil.rmtree(sampler, ignore_errors=True)
             return curve
 
         self.run.once(name, train)
@@ -293,12 +295,18 @@ class Experiment:
         stored = self.run.once(f"thresholds/{policy.name}-{policy.seed}@{budget:g}", search)
         return Calibrated(budget, stored["threshold"], stored["share"])
 
+    def tasks(self) -> dict[str, int]:
+        """How many tasks of each evaluated split are played: an official split has no more than its games."""
+        return {
+            split: min(wanted, len(official_games(split.removeprefix(OFFICIAL)))) if split.startswith(OFFICIAL) else wanted
+            for split, wanted in self.config.splits.items()
+        }
+
     def evaluate(self) -> list[Evaluation]:
         """Play every policy on every evaluated split and compare."""
         policies = self.policies()
         results = []
-        for split, wanted in self.config.splits.items():
-            count = min(wanted, len(official_games(split.removeprefix(OFFICIAL)))) if split.startswith(OFFICIAL) else wanted
+        for split, count in self.run.once("tasks", self.tasks).items():
             runs = []
             for p in policies:
                 # Rules that draw at random have seeds too: as many as the trained routers.

@@ -96,7 +96,7 @@ class Player:
             environment,
             nothing,
             nothing,
-            self.engine.open(),
+            self.engine.open(draw_seed(task, seed)),
             self.router.begin(draw_seed(task, seed)),
             View(messages=()),
         )
@@ -280,7 +280,7 @@ class Player:
 
 
 def draw_seed(task: Task, seed: int) -> int:
-    """The router's seed for one episode: two tasks of one run must not share their random numbers."""
+    """The seed of one episode's draws, router and engine: two tasks of one run must not share their random numbers."""
     return zlib.crc32(f"{task.id}|{seed}".encode())
 
 

@@ -26,8 +26,8 @@ def torch_engine(mode: CacheMode = CacheMode.OWN) -> TorchEngine:
     return TorchEngine(NETWORKS, end_token=END, fingerprint="tiny", cache_mode=mode)
 
 
-def told(engine: MemoEngine, tokens: list[int]) -> MemoContext:
-    context = engine.open()
+def told(engine: MemoEngine, tokens: list[int], seed: int = 0) -> MemoContext:
+    context = engine.open(seed)
     engine.extend(context, tokens)
     return context
 
@@ -123,6 +123,21 @@ def test_another_variant_sampling_or_constraint_is_another_state() -> None:
     generate(sampling=Sampling(max_tokens=3))
     generate(sampling=Sampling(temperature=1.0, max_tokens=4))
     assert len(inner.calls) == 6
+
+
+def test_the_seed_of_a_context_is_part_of_the_state_where_tokens_are_sampled() -> None:
+    engine = MemoEngine(inner := Counting())
+
+    def generate(sampling: Sampling) -> list[tuple[int, ...]]:
+        contexts = [told(engine, [20, 21], seed) for seed in range(6)]
+        return [g.tokens for g in engine.generate(contexts, ["low"] * 6, [None] * 6, sampling)]
+
+    assert (len(set(generate(SHORT))), inner.calls) == (1, [1])
+    drawn = generate(Sampling(temperature=2.0, max_tokens=4))
+    assert len(set(drawn)) > 3
+    assert inner.calls == [1, 6]
+    assert generate(Sampling(temperature=2.0, max_tokens=4)) == drawn
+    assert inner.calls == [1, 6]
 
 
 def test_two_constraints_on_one_state_in_one_batch_are_told_apart() -> None:

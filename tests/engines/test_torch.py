@@ -258,7 +258,8 @@ class TestSampling:
         context = context_of(engine, prompt(9))
         counts = np.zeros(4)
         for seed in range(draws):
-            generation = engine.generate([context], ["high"], [trie], Sampling(temperature, 2, seed))[0]
+            context.seed = seed
+            generation = engine.generate([context], ["high"], [trie], Sampling(temperature, 2))[0]
             counts[generation.tokens[0] - 5] += 1
             engine.rollback(context, 9)
         deviation = np.sqrt(expected * (1 - expected) / draws)
@@ -266,13 +267,21 @@ class TestSampling:
         assert (expected > 0.02).all()  # each is really drawn
 
     def test_a_draw_depends_on_seed_and_tokens_alone(self) -> None:
-        engine, sampling = engine_of(), Sampling(temperature=1.5, max_tokens=6, seed=4)
+        engine, sampling = engine_of(), Sampling(temperature=1.5, max_tokens=6)
         together = engine.generate([context_of(engine, t) for t in RAGGED], ["high"] * 6, [None] * 6, sampling)
         for tokens, generation in zip(RAGGED, together, strict=True):
             alone = engine.generate([context_of(engine, tokens)], ["high"], [None], sampling)[0]
             assert alone.tokens == generation.tokens
-        other = engine.generate([context_of(engine, t) for t in RAGGED], ["high"] * 6, [None] * 6, replace(sampling, seed=5))
-        assert [g.tokens for g in other] != [g.tokens for g in together]
+
+    def test_equal_contexts_of_one_batch_draw_each_for_itself(self) -> None:
+        engine, sampling = engine_of(), Sampling(temperature=1.5, max_tokens=6)
+        contexts = [engine.open(seed) for seed in range(8)]
+        for context in contexts:
+            engine.extend(context, prompt(9))
+        forks = [engine.fork(context) for context in contexts]
+        drawn, again = (engine.generate(c, ["high"] * 8, [None] * 8, sampling) for c in (contexts, forks))
+        assert len({g.tokens for g in drawn}) > 4
+        assert [g.tokens for g in drawn] == [g.tokens for g in again]
 
 
 class TestRefusals:

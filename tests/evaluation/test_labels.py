@@ -5,8 +5,8 @@ from bitroute.episode import Sensitivity
 from bitroute.evaluation.labels import concentration, summarise, verb_of
 
 
-def label(kl: float, action: str = "go to desk 1", agrees: bool = True, exact: float | None = None) -> Sensitivity:
-    return Sensitivity(kl, kl, kl, kl, action=action, agrees=agrees, exact=exact)
+def label(kl: float, action: str = "go to desk 1", agrees: bool = True) -> Sensitivity:
+    return Sensitivity(kl, kl, kl, kl, action=action, agrees=agrees)
 
 
 def test_summary_by_hand() -> None:
@@ -21,13 +21,6 @@ def test_summary_by_hand() -> None:
         ("go", 6, 0.0, 0.0),
     ]
     assert (summary.verbs[0].median, summary.verbs[0].mean, summary.verbs[0].p90) == (4.0, 4.0, pytest.approx(4.8))
-    assert (summary.exact, summary.exact_agreement) == (0, None)
-
-
-def test_agreement_with_the_exact_divergence_is_by_rank() -> None:
-    assert summarise([label(k, exact=k**3) for k in (0.1, 2.0, 0.7, 5.0)] + [label(9.0)]).exact_agreement == pytest.approx(1)
-    assert summarise([label(k, exact=-k) for k in (0.1, 2.0, 0.7)]).exact_agreement == pytest.approx(-1)
-    assert summarise([label(k, exact=1.0) for k in (0.1, 2.0, 0.7)]).exact_agreement is None
 
 
 def test_no_divergence_at_all() -> None:

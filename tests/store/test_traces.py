@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bitroute.episode import Decision, Episode, Sensitivity, Signals, Step, Usage
 from bitroute.errors import DataError
-from bitroute.store.traces import TraceWriter, read_traces, write_traces
+from bitroute.store.traces import TraceWriter, read_traces
 
 STEP = Step(
     message='you see a "mug 1"\nand more',
@@ -18,9 +18,15 @@ STEP = Step(
     usage=Usage("high", prefill=40, cached=100, decode=4),
     probe_usage=(Usage("low", prefill=40, cached=100, decode=4),),
     reward=1.0,
-    sensitivity=Sensitivity(1.5, 0.75, 1.25, 2.0, action="go to desk 1", agrees=True, exact=1.375),
+    sensitivity=Sensitivity(1.5, 0.75, 1.25, 2.0, action="go to desk 1", agrees=True),
 )
 EPISODE = Episode("task-1", "clean", "seen", "all-high", 3, (STEP, STEP), success=True)
+
+
+def write_traces(path: Path, episodes: list[Episode]) -> None:
+    with TraceWriter(path, batch=64) as writer:
+        for episode in episodes:
+            writer.write(episode)
 
 
 def episodes(count: int) -> list[Episode]:
@@ -40,6 +46,13 @@ def test_appending_continues_the_file(tmp_path: Path) -> None:
     write_traces(path, episodes(2))
     write_traces(path, episodes(3))
     assert [e.task_id for e in read_traces(path)] == ["task-0", "task-1", "task-0", "task-1", "task-2"]
+
+
+def test_a_step_whose_server_told_no_log_probabilities_is_kept_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "traces.jsonl"
+    told, silent = STEP, replace(STEP, signals=None)
+    write_traces(path, [replace(EPISODE, steps=(silent, told))])
+    assert [step.signals for e in read_traces(path) for step in e.steps] == [None, STEP.signals]
 
 
 def test_floats_keep_four_significant_digits(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class FakeEngine:
         """Contexts that were not given back."""
         return sum(not context.closed for context in self.contexts)
 
-    def open(self) -> FakeContext:
+    def open(self, seed: int = 0) -> FakeContext:
         names = self.ladder if self.cache_mode is CacheMode.OWN else ("shared",)
         self.contexts.append(FakeContext([], {name: [] for name in names}))
         return self.contexts[-1]

@@ -161,12 +161,6 @@ def test_a_finished_run_is_not_trained_again_but_may_be_given_more_tokens(tmp_pa
     assert json.loads((tmp_path / "progress.json").read_text())["progress"]["tokens"] >= 2 * QUICK.tokens
 
 
-def test_a_fresh_run_may_start_from_another_models_weights(tmp_path: Path) -> None:
-    fit(tmp_path / "first", LONG)
-    tuned = fit(tmp_path / "second", replace(QUICK, muon_rate=1e-4, adamw_rate=1e-5), initial=tmp_path / "first")
-    assert losses(tuned)[ECHO] < 0.05
-
-
 @pytest.mark.parametrize(
     ("change", "named"), [({"batch_tokens": 64}, "batch_tokens"), ({"seed": 1, "muon_rate": 0.1}, "muon_rate, seed")]
 )

@@ -22,8 +22,6 @@ class Capability(StrEnum):
 
     HANDOFF = "handoff"  # a KV cache can be continued by another variant
     FULL_LOGITS = "full-logits"
-    TOP_LOGPROBS = "top-logprobs"
-    HIDDEN_STATES = "hidden-states"
 
 
 class CacheMode(StrEnum):
@@ -35,11 +33,12 @@ class CacheMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is picked: greedy at temperature 0, else sampled with `seed`. `max_tokens` bounds an action."""
+    """How the next token is picked: greedy at temperature 0, else sampled with the context's seed. `max_tokens` bounds an
+    action.
+    """
 
     temperature: float = 0.0
     max_tokens: int = 24
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,8 @@ class Engine(Protocol):
     max_length: int  # positions of a context
     fingerprint: str  # of the model's weights: caches and routers of another model are refused by it
 
-    def open(self) -> Any:
-        """A new, empty context."""
+    def open(self, seed: int = 0) -> Any:
+        """A new, empty context; `seed` is that of its sampled tokens."""
         ...
 
     def extend(self, context: Any, tokens: Sequence[int]) -> None:

@@ -23,7 +23,7 @@ from bitroute.engines.engine import CacheMode, Engine, Generation, Sampling
 from bitroute.episode import Usage
 from bitroute.errors import CapabilityError, ConfigError
 
-Key = tuple[str, Sampling, bytes]
+Key = tuple[str, Sampling, int, bytes]
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +33,7 @@ class MemoContext:
     The first `synced` tokens of `inner` are the first of `tokens`.
     """
 
+    seed: int = 0
     tokens: list[int] = field(default_factory=list)
     cached: dict[str, int] = field(default_factory=dict)
     inner: Any = None
@@ -68,9 +69,9 @@ class MemoEngine:
         self.hits = self.misses = 0
         self._memory: dict[Key, Remembered] = {}
 
-    def open(self) -> MemoContext:
-        """A new, empty context."""
-        return MemoContext(cached=dict.fromkeys(self.ladder, 0))
+    def open(self, seed: int = 0) -> MemoContext:
+        """A new, empty context; `seed` is that of its sampled tokens."""
+        return MemoContext(seed, cached=dict.fromkeys(self.ladder, 0))
 
     def extend(self, context: MemoContext, tokens: Sequence[int]) -> None:
         """Append prompt tokens."""
@@ -79,7 +80,7 @@ class MemoEngine:
     def fork(self, context: MemoContext) -> MemoContext:
         """An independent copy of a context."""
         inner = None if context.inner is None else self.engine.fork(context.inner)
-        return MemoContext(list(context.tokens), dict(context.cached), inner, context.synced)
+        return MemoContext(context.seed, list(context.tokens), dict(context.cached), inner, context.synced)
 
     def rollback(self, context: MemoContext, length: int) -> None:
         """Shorten a context to its first `length` tokens."""
@@ -108,7 +109,12 @@ class MemoEngine:
             if variant not in self.ladder:
                 raise CapabilityError(f"unknown variant {variant!r}; this engine hosts {', '.join(self.ladder)}")
         keys: list[Key] = [
-            (variant, sampling, blake2b(array("q", context.tokens), digest_size=16).digest())
+            (
+                variant,
+                sampling,
+                context.seed if sampling.temperature else 0,
+                blake2b(array("q", context.tokens), digest_size=16).digest(),
+            )
             for context, variant in zip(contexts, variants, strict=True)
         ]
         results: list[Generation | None] = [None] * len(keys)
@@ -171,7 +177,7 @@ class MemoEngine:
     def _sync(self, context: MemoContext) -> Any:
         """The engine's context, with the same tokens."""
         if context.inner is None:
-            context.inner = self.engine.open()
+            context.inner = self.engine.open(context.seed)
         self.engine.rollback(context.inner, context.synced)
         self.engine.extend(context.inner, context.tokens[context.synced :])
         context.synced = len(context.tokens)

@@ -31,6 +31,7 @@ class TorchContext:
     """An episode's tokens, and what each variant's cache holds of them (one cache named "shared" where all share it)."""
 
     caches: dict[str, Cache]
+    seed: int = 0
     tokens: list[int] = field(default_factory=list)
 
 
@@ -58,10 +59,10 @@ class TorchEngine:
         ((self._config, self._dtype),) = shapes
         self.max_length = self._config.max_position_embeddings
 
-    def open(self) -> TorchContext:
-        """A new, empty context."""
+    def open(self, seed: int = 0) -> TorchContext:
+        """A new, empty context; `seed` is that of its sampled tokens."""
         names = self.ladder if self.cache_mode is CacheMode.OWN else (SHARED,)
-        return TorchContext({name: Cache(self._config, self._dtype) for name in names})
+        return TorchContext({name: Cache(self._config, self._dtype) for name in names}, seed)
 
     def extend(self, context: TorchContext, tokens: Sequence[int]) -> None:
         """Append prompt tokens; they are prefilled by whichever variant generates or scores next."""
@@ -69,7 +70,8 @@ class TorchEngine:
 
     def fork(self, context: TorchContext) -> TorchContext:
         """An independent copy of a context, KV state included."""
-        return TorchContext({name: cache.copy() for name, cache in context.caches.items()}, list(context.tokens))
+        caches = {name: cache.copy() for name, cache in context.caches.items()}
+        return TorchContext(caches, context.seed, list(context.tokens))
 
     def rollback(self, context: TorchContext, length: int) -> None:
         """Shorten a context to its first `length` tokens; the KV state of those is kept."""
@@ -91,7 +93,7 @@ class TorchEngine:
     ) -> list[Generation]:
         """Continue each context with its variant up to the end token; the generated tokens become part of the context.
 
-        Greedy picks the first of equals. A sampled token is a function of the seed and the context's tokens: it depends neither
+        Greedy picks the first of equals. A sampled token is a function of the context's seed and tokens: it depends neither
         on the rest of the batch nor on what was generated before. Raises CapabilityError for an unknown variant, ConfigError
         when a context outgrows the model's positions.
         """
@@ -171,7 +173,7 @@ class _Row:
     def __init__(self, context: TorchContext, variant: str, trie: Trie | None, sampling: Sampling) -> None:
         self.context, self.variant, self.trie, self.sampling = context, variant, trie, sampling
         self.prompt = len(context.tokens)
-        self.random = np.random.default_rng([sampling.seed, *context.tokens]) if sampling.temperature > 0 else None
+        self.random = np.random.default_rng([context.seed, *context.tokens]) if sampling.temperature > 0 else None
         self.signals: tuple[list[float], ...] = ([], [], [], [])
         self.prefill = self.decode = 0
         self.done = False

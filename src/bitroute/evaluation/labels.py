@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from bitroute.episode import Sensitivity
 from bitroute.evaluation.statistics import Floats
@@ -32,11 +31,7 @@ class VerbSensitivity:
 
 @dataclass(frozen=True, slots=True)
 class LabelSummary:
-    """KL in nats. `top_mass` is the share of all KL held by the most sensitive fifth of the steps.
-
-    `exact_agreement` is the rank correlation (Spearman) of the label with the exact action-level KL over the `exact` steps
-    that have one; None for fewer than three of them, or when either is constant.
-    """
+    """KL in nats. `top_mass` is the share of all KL held by the most sensitive fifth of the steps."""
 
     steps: int
     median: float
@@ -45,8 +40,6 @@ class LabelSummary:
     mean: float
     top_mass: float
     disagree: float
-    exact: int
-    exact_agreement: float | None
     verbs: tuple[VerbSensitivity, ...]
 
 
@@ -72,7 +65,6 @@ def summarise(labels: Sequence[Sensitivity]) -> LabelSummary:
                 disagree=float(differs[names == verb].mean()),
             )
         )
-    pairs = [(label.kl_sum, label.exact) for label in labels if label.exact is not None]
     return LabelSummary(
         steps=len(kl),
         median=float(np.median(kl)),
@@ -81,8 +73,6 @@ def summarise(labels: Sequence[Sensitivity]) -> LabelSummary:
         mean=float(kl.mean()),
         top_mass=float(concentration(kl)[round(TOP_SHARE * len(kl))]),
         disagree=float(differs.mean()),
-        exact=len(pairs),
-        exact_agreement=_spearman(pairs),
         verbs=tuple(sorted(verbs, key=lambda v: -v.mass)),
     )
 
@@ -96,12 +86,3 @@ def concentration(kl: Floats) -> Floats:
     """Share of all KL held by the k most sensitive steps, k = 0 .. n: [n + 1]. All zeros when there is no KL at all."""
     running = np.concatenate([[0.0], np.cumsum(np.sort(kl)[::-1])])
     return running / running[-1] if running[-1] > 0 else running
-
-
-def _spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
-    if len(pairs) < 3:
-        return None
-    ranks = [rankdata([pair[side] for pair in pairs]) for side in (0, 1)]
-    if any(np.ptp(r) == 0 for r in ranks):
-        return None
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -128,13 +128,6 @@ def read_traces(path: Path) -> Iterator[Episode]:
                 raise DataError(f"{path}, line {number}: {_explain(line, error)}") from error
 
 
-def write_traces(path: Path, episodes: Iterable[Episode]) -> None:
-    """Append all of `episodes` to `path`; the short form for callers that have them at hand."""
-    with TraceWriter(path, batch=64) as writer:
-        for episode in episodes:
-            writer.write(episode)
-
-
 def _explain(line: bytes, error: msgspec.MsgspecError) -> str:
     try:
         version = _version_decoder.decode(line).schema
@@ -178,7 +171,7 @@ def _rounded_step(step: Step) -> Step:
     return replace(
         step,
         decision=replace(decision, score=score, propensity=_round(decision.propensity, "propensity")),
-        signals=_rounded_signals(step.signals),
+        signals=None if step.signals is None else _rounded_signals(step.signals),
         reward=_round(step.reward, "reward"),
         sensitivity=None if step.sensitivity is None else _rounded_sensitivity(step.sensitivity),
         probe=None if step.probe is None else _rounded_signals(step.probe),
@@ -201,7 +194,6 @@ def _rounded_sensitivity(label: Sensitivity) -> Sensitivity:
         kl_mean=_round(label.kl_mean, "kl_mean"),
         kl_max=_round(label.kl_max, "kl_max"),
         raw_sum=_round(label.raw_sum, "raw_sum"),
-        exact=None if label.exact is None else _round(label.exact, "exact"),
         low=None if label.low is None else _rounded_signals(label.low),
     )
 

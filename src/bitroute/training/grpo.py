@@ -125,16 +125,15 @@ def train_grpo(
     sample: Callable[[Sequence[tuple[Task, int]]], list[Episode]],
     reference_steps: float,
     recipe: GrpoRecipe,
-    after: Callable[[int, dict[str, float]], None] = lambda iteration, row: None,
     checkpoint: Path | None = None,
 ) -> list[dict[str, float]]:
     """Train `network` in place. `tasks(i)` is the i-th training task; `sample` plays (task, seed) pairs with the network
     sampling around `thresholds`.
 
-    `reference_steps` is the mean number of steps of an all-high episode. `after` is called with each iteration's row of the
-    curve (reward, success, share spent, groups in all and without variance, loss), for logs. With a `checkpoint` file each
-    iteration is kept there, and a training that was stopped goes on with the next one; ConfigError when the file is of another
-    recipe, DataError when it is damaged.
+    `reference_steps` is the mean number of steps of an all-high episode. Returns the curve, a row an iteration: reward,
+    success, share spent, groups in all and without variance, loss. With a `checkpoint` file each iteration is kept there, and a
+    training that was stopped goes on with the next one; ConfigError when the file is of another recipe, DataError when it is
+    damaged.
     """
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.0)
@@ -158,7 +157,6 @@ def train_grpo(
         curve.append(row)
         if checkpoint:
             keep(checkpoint, network, frozen, optimizer, recipe, curve)
-        after(iteration, row)
     return curve
 
 

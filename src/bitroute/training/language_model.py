@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
-from bitroute.engines.qwen3 import Qwen3, Qwen3Config, causal, load_model
+from bitroute.engines.qwen3 import Qwen3, Qwen3Config, causal
 from bitroute.errors import ConfigError, DataError
 from bitroute.store.files import write_atomic
 
@@ -108,19 +108,18 @@ def train(
     *,
     end_token: int,
     pad_token: int,
-    initial: Path | None = None,
     checkpoint_every: float = 120.0,
 ) -> Qwen3:
     """Train on source(0), source(1), ... into `directory`; continue there when it holds a checkpoint.
 
-    `initial` is a model directory whose weights a fresh run starts from (fine-tuning); `checkpoint_every` is in seconds. The
-    curve (tokens, loss, rate) goes to `curve.jsonl`, a line every 20 steps. A run that was killed and continued gives the
-    weights of one that was not, bit for bit. Raises ConfigError when `directory` holds a run of another recipe or network, or
-    when the loss is no number any more; DataError when the checkpoint is damaged, the disk refuses, or nothing can be learned.
+    `checkpoint_every` is in seconds. The curve (tokens, loss, rate) goes to `curve.jsonl`, a line every 20 steps. A run that
+    was killed and continued gives the weights of one that was not, bit for bit. Raises ConfigError when `directory` holds a
+    run of another recipe or network, or when the loss is no number any more; DataError when the checkpoint is damaged, the
+    disk refuses, or nothing can be learned.
     """
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    run = Run(directory, recipe, load_model(initial, torch.float32) if initial else Qwen3(config), end_token, pad_token)
+    run = Run(directory, recipe, Qwen3(config), end_token, pad_token)
     run.restore()
     run.model.train()
     saved = time.monotonic()
