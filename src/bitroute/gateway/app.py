@@ -97,12 +97,10 @@ class Gateway:
         recorder: Recorder,
         keys: Keys,
         metrics: Metrics,
-        keep_alive: float = KEEP_ALIVE,
     ) -> None:
         self.config = config
         self.policy, self.sessions, self.upstreams = policy, sessions, upstreams
         self.recorder, self.keys, self.metrics = recorder, keys, metrics
-        self.keep_alive = keep_alive
         self.in_flight = 0
         self.draining = False
         self.created = int(time.time())
@@ -271,7 +269,7 @@ class Gateway:
         )
         outcome.ended = "dropped"
         try:
-            async with _kept_open(exchange, self.keep_alive):
+            async with _kept_open(exchange):
                 async for chunk in answer.chunks():
                     out = b"".join(collector.event(event) for event in splitter.feed(chunk))
                     if collector.done and not exchange.left:
@@ -435,12 +433,12 @@ async def _until_gone(exchange: Exchange, receive: Receive) -> AsyncIterator[Non
 
 
 @contextlib.asynccontextmanager
-async def _kept_open(exchange: Exchange, silence: float) -> AsyncIterator[None]:
-    """Sends a comment whenever the stream was silent for `silence` seconds."""
+async def _kept_open(exchange: Exchange) -> AsyncIterator[None]:
+    """Sends a comment whenever the stream was silent for `KEEP_ALIVE` seconds."""
 
     async def comment() -> None:
         while True:
-            rest = exchange.spoke + silence - time.perf_counter()
+            rest = exchange.spoke + KEEP_ALIVE - time.perf_counter()
             if rest > 0:
                 await asyncio.sleep(rest)
             else:
