@@ -81,7 +81,7 @@ async def parts(config: GatewayConfig) -> AsyncIterator[Apps]:
         await upstreams.start()
         stack.push_async_callback(upstreams.close)
         sessions = Sessions(_store(config, stack), recorder.restore)
-        metrics = Metrics()
+        metrics = Metrics(config.ladder, cost)
         gateway = Gateway(
             config, policy=policy, sessions=sessions, upstreams=upstreams, recorder=recorder, keys=keys, metrics=metrics
         )
