@@ -4,9 +4,13 @@ instant and needs no extras.
 
 from __future__ import annotations
 
-from typing import Annotated
+import logging
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
+
+from bitroute.errors import ConfigError
 
 app = typer.Typer()  # its commands stand beside those of `cli`
 
@@ -17,3 +21,78 @@ RECORDS = "sqlite:///bitroute.db"
 def _examples(*lines: str) -> str:
     """The end of a command's help: text whose lines stay as they are."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@app.command(
+    epilog=_examples(
+        "bitroute serve --demo",
+        "bitroute serve --high http://127.0.0.1:8000 --low http://127.0.0.1:8001",
+        "bitroute serve --high http://127.0.0.1:8000 --low http://127.0.0.1:8001 --router runs/mine/routers/dmr-0 --budget 0.2",
+        "bitroute serve --config gateway.toml",
+    )
+)
+def serve(
+    config: Annotated[Path | None, typer.Option(help="TOML file with everything; the flags below override it.")] = None,
+    high: Annotated[
+        list[str] | None, typer.Option(help="URL of a server of the high variant, without /v1; repeat for replicas.")
+    ] = None,
+    low: Annotated[list[str] | None, typer.Option(help="The same for the low variant.")] = None,
+    router: Annotated[
+        str | None, typer.Option(help="Who decides: heuristic, always:high, random, or the path of a trained router.")
+    ] = None,
+    budget: Annotated[float | None, typer.Option(help="K: the share of steps at high precision, 0 to 1.")] = None,
+    mode: Annotated[
+        Literal["enforce", "shadow", "split", "explore"] | None, typer.Option(help="What decisions are used for.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; others than this machine need a key.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API, 8080 by default.")] = None,
+    admin_port: Annotated[
+        int | None, typer.Option(help="Port of the page, the metrics and the kill switch, 8081 by default.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; more than one needs sessions.url in the configuration.")
+    ] = None,
+    records: Annotated[str | None, typer.Option(help="Database of the records: sqlite:///FILE or postgresql://...")] = None,
+    store_content: Annotated[bool, typer.Option("--store-content", help="Store the text of messages and answers.")] = False,
+    model_name: Annotated[
+        Literal["variant", "client"] | None,
+        typer.Option(help="Whose name an answer's `model` gives: the variant's or the client's."),
+    ] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Start two small servers of our own and stand before them.")] = False,
+) -> None:
+    """Serve the OpenAI API before two or more variants of a model, each step at the precision it needs.
+
+    Point a client's base URL at it and ask for the model `auto` (or `auto-0.2` for another budget, or a variant by its name).
+    """
+    from bitroute.gateway.config import GatewayConfig  # noqa: PLC0415
+    from bitroute.gateway.serve import serve as run  # noqa: PLC0415
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    given: dict[str, dict[str, Any]] = {
+        "server": {"host": host, "port": port, "admin_port": admin_port, "workers": workers, "model_name": model_name},
+        "routing": {"router": router, "budget": budget, "mode": mode},
+        "records": {"url": records, "store_content": store_content or None},
+    }
+    flags = {section: {name: value for name, value in values.items() if value is not None} for section, values in given.items()}
+    if demo:
+        if config or high or low:
+            raise ConfigError("--demo brings its own servers: leave out --config, --high and --low")
+        from bitroute.gateway.demo import start_demo  # noqa: PLC0415
+
+        with start_demo(flags) as (made, announce):
+            run(made, announce)
+        return
+    if config is not None:
+        if high or low:
+            raise ConfigError("--high and --low describe what --config describes; use one of them")
+        base = GatewayConfig.load(config).model_dump(exclude_unset=True)
+    elif high and low:
+        base = {"variants": [{"name": "low", "urls": low}, {"name": "high", "urls": high}]}
+    else:
+        raise ConfigError("what to serve: give --high and --low, or --config FILE, or --demo")
+    merged = base | {section: {**base.get(section, {}), **values} for section, values in flags.items() if values}
+    run(GatewayConfig.of(merged, str(config or "flags")), _announce)
+
+
+def _announce(url: str, admin: str) -> None:
+    typer.echo(f"bitroute serves {url}/v1 (page, metrics and kill switch: {admin})")
