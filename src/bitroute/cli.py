@@ -89,6 +89,7 @@ Routers (--router):
                             high where low is unsure of its next action; MEASURE is entropy or margin,
                             past-entropy or past-margin look at the last action instead, which costs nothing
   oracle[:THRESHOLD]        high where KL(high || low) of the coming action exceeds the threshold in nats
+  heuristic[:THRESHOLD]     high at signs of trouble (failures, repetition, the goal in sight), weighed by hand, not trained
   PATH                      a trained router, e.g. runs/router/routers/dmr-0 or runs/router/routers/signals.json
 
 """

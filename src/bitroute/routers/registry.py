@@ -13,6 +13,7 @@ from typing import Final
 
 from bitroute.errors import ConfigError, DataError
 from bitroute.routers.fixed import Always, FirstK, Periodic, Random
+from bitroute.routers.heuristic import Heuristic
 from bitroute.routers.oracle import Oracle
 from bitroute.routers.router import Router
 from bitroute.routers.signals import SignalsModel, SignalsRouter
@@ -52,6 +53,7 @@ REGISTRY: Final[dict[str, Entry]] = {
     "first-k": Entry("first-k:STEPS", lambda variants, text: FirstK(variants, int(text))),
     "uncertainty": Entry("uncertainty:[past-]entropy|[past-]margin[:THRESHOLD]", _uncertainty),
     "oracle": Entry("oracle[:THRESHOLD]", lambda variants, text: Oracle(variants, float(text or 0))),
+    "heuristic": Entry("heuristic[:THRESHOLD]", lambda variants, text: Heuristic(variants, float(text or 0))),
 }
 
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 
 from bitroute.episode import View
 from bitroute.errors import ConfigError, DataError
@@ -43,24 +41,53 @@ FEATURES: Final = (
     "last log-probability",
     "mean entropy",
 )
-_FAILED: Final = re.compile(r"nothing happens|error|invalid|cannot|can't|unknown|failed", re.IGNORECASE)
+_FAILED: Final = ("nothing happens", "error", "invalid", "cannot", "can't", "unknown", "failed")
 _WORD: Final = re.compile(r"\w+")
+_WORD_BYTES: Final = 120  # of one word in a set: a short string, and its part of a table two thirds empty
 
 
-@lru_cache(maxsize=65536)
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(_WORD.findall(text.lower()))
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
 
 
-def features(view: View, high: str) -> Floats:
-    """The features of the coming step, [len(FEATURES)]; unknown log-probabilities count as certainty."""
+class Trail:
+    """The words of an episode's earlier messages, kept so that a step need read its newest message alone."""
+
+    __slots__ = ("_read", "_words")
+
+    def __init__(self) -> None:
+        self._read: list[int] = []  # hashes of the messages whose words these are
+        self._words: set[str] = set()
+
+    @property
+    def nbytes(self) -> int:
+        """About what this takes of memory."""
+        return _WORD_BYTES * len(self._words) + 40 * len(self._read)
+
+    def earlier(self, messages: Sequence[str]) -> set[str]:
+        """The words of all messages but the newest. Messages that continue the last call's cost what is new in them."""
+        marks = [hash(message) for message in messages[:-1]]
+        if marks[: len(self._read)] != self._read:
+            self._read, self._words = [], set()
+        for message in messages[len(self._read) : -1]:
+            self._words.update(_words(message))
+        self._read = marks
+        return self._words
+
+
+def features(view: View, high: str, trail: Trail | None = None) -> Floats:
+    """The features of the coming step, [len(FEATURES)]; unknown log-probabilities count as certainty.
+
+    `trail` is the episode's, if one is kept; the values are the same without.
+    """
     body, _, goal = view.messages[-1].rpartition("\n")
     if not body:
         body, goal = goal, ""  # a message of one line states no goal of its own
     elif not view.actions:
         body = body.rpartition("\n")[0] or body  # an opening repeats the goal in its own words
     words, goal_words = _words(body), _words(goal)
-    earlier = set[str]().union(*map(_words, view.messages[:-1]))
+    plain = body.lower()
+    earlier = (trail or Trail()).earlier(view.messages)
     step = len(view.actions)
     last = view.signals[-1] if view.signals else None
     entropies = [sum(s.entropy) for s in view.signals if s is not None]
@@ -70,7 +97,7 @@ def features(view: View, high: str) -> Floats:
             math.log1p(step),
             len(words) / 50,
             view.messages[-1] in view.messages[:-1],
-            bool(_FAILED.search(body)),
+            any(sign in plain for sign in _FAILED),
             sum(w not in earlier for w in words) / max(1, len(words)),
             bool(goal_words) and goal_words[-1] in words,
             sum(w in words for w in goal_words) / max(1, len(goal_words)),
@@ -142,6 +169,8 @@ def fit(rows: Floats, labels: npt.ArrayLike, variants: Sequence[str], model: str
         error = weight * (probability - y) / len(y)
         return float(value), np.append(x.T @ error + 2 * ridge * theta[:-1], error.sum())
 
+    from scipy.optimize import minimize  # noqa: PLC0415  (whoever only scores need not load it)
+
     theta = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B").x
     return SignalsModel(
         FEATURES,
@@ -168,9 +197,17 @@ class SignalsRouter(ThresholdRouter):
         self._weights = np.array(fitted.weights) / np.array(fitted.scale)
         self._bias = fitted.bias - float(self._weights @ np.array(fitted.mean))
 
+    def remember(self) -> Trail:
+        """No message has been read yet."""
+        return Trail()
+
     def scores(self, views: Sequence[View], states: Sequence[Scored]) -> list[float]:
         """Logits."""
-        return [float(features(view, self.variants[-1]) @ self._weights) + self._bias for view in views]
+        return [self.score(features(view, self.variants[-1], state.memory)) for view, state in zip(views, states, strict=True)]
+
+    def score(self, row: Floats) -> float:
+        """The logit of one step from its features, [len(FEATURES)]."""
+        return float(row @ self._weights) + self._bias
 
     def save(self, path: Path) -> None:
         """Write the fitted model with the present thresholds."""

@@ -64,17 +64,22 @@ class ThresholdRouter(ABC):
 
     def decide(self, views: Sequence[View], states: Sequence[Scored]) -> list[Decision]:
         """Scores against thresholds, or draws from the ordered logit model when `sample` is on."""
-        decisions = []
-        for view, score, state in zip(views, self.scores(views, states), states, strict=True):
-            if self.sample:
-                at_least = [1.0, *(sigmoid(score - t) for t in self.thresholds), 0.0]
-                chance = draw(state.seed, len(view.actions))
-                rung = sum(chance < p for p in at_least) - 1
-                propensity = at_least[rung] - at_least[rung + 1]
-            else:
-                rung, propensity = sum(score > t for t in self.thresholds), 1.0
-            decisions.append(Decision(self.variants[rung], score, self.name, propensity))
-        return decisions
+        scores = self.scores(views, states)
+        return [
+            self.settle(score, self.thresholds, state.seed, len(view.actions))
+            for view, score, state in zip(views, scores, states, strict=True)
+        ]
+
+    def settle(self, score: float, thresholds: Sequence[float], seed: int, step: int) -> Decision:
+        """What `score` means against `thresholds` (ascending, one per rung above the lowest) at `step` of an episode."""
+        if self.sample:
+            at_least = [1.0, *(sigmoid(score - t) for t in thresholds), 0.0]
+            chance = draw(seed, step)
+            rung = sum(chance < p for p in at_least) - 1
+            propensity = at_least[rung] - at_least[rung + 1]
+        else:
+            rung, propensity = sum(score > t for t in thresholds), 1.0
+        return Decision(self.variants[rung], score, self.name, propensity)
 
 
 def refuse_others(path: Path, *, trained_for: str, model: str, ladder: Sequence[str], variants: Sequence[str]) -> None:
