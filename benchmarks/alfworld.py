@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -26,13 +27,14 @@ from bitroute.alfworld import OFFICIAL, calibration_batches, load_player, task_a
 from bitroute.cli import MODEL
 from bitroute.config import ExperimentConfig
 from bitroute.engines.hosting import HIGH, host, quantize
+from bitroute.engines.memo import MemoEngine
 from bitroute.envs.alfworld.world import World
 from bitroute.errors import BitrouteError
 from bitroute.evaluation.statistics import Floats, bootstrap_difference, bootstrap_mean, mcnemar
 from bitroute.evaluation.tables import summary
 from bitroute.experiment import experiment, share
-from bitroute.rollout import Player
-from bitroute.routers.registry import build_router
+from bitroute.rollout import Player, play
+from bitroute.routers.encoder import load_encoder
 from bitroute.runs import RunDirectory, processor
 from bitroute.store.files import write_atomic
 from bitroute.store.traces import read_traces
@@ -132,19 +134,39 @@ def beside(out: Path, name: str, budget: float, seed: int, tasks: int) -> None:
 
 
 def credit(config: ExperimentConfig, out: Path, tasks: int) -> None:
-    """Ground truth for labels and credit: branches in which one step alone changes its precision; exact divergences."""
+    """Ground truth for labels and credit, on the sampled episodes from which GRPO learns: stage 1 of the method's run in `out`.
+
+    How often a group's outcomes differ; branches in which one step alone changes its precision; exact divergences.
+    """
     agent = AlfworldAgent(Tokenizer.load(config.model))
     quantize(config.model, config.low, out / "variants", lambda: calibration_batches(config.model))
-    engine = host(config.model, (config.low,), out / "variants", end_token=agent.tokenizer.end)
-    router = build_router("uncertainty:entropy:0.1", engine.ladder, engine.fingerprint)
-    jobs = [(task_at("router-train", i), 0) for i in range(tasks)]
+    engine = MemoEngine(host(config.model, (config.low,), out / "variants", end_token=agent.tokenizer.end))
+    router = load_encoder(out / "method/routers/kl-st-0", model=engine.fingerprint, variants=engine.ladder)
+    router.sample = True
     player = Player(World, agent, engine, router, max_steps=config.max_steps)
-    branching = branches(player, jobs, rate=0.3, batch=32)
+    chosen = [task_at("router-train", 2 * config.label_tasks + i) for i in range(tasks)]
+    print(f"\nSampled episodes of KL-ST (trajectory alone, seed 0), router-train, {processor()}")
+
+    group = config.grpo.group
+    jobs = [(task, seed) for task in chosen[: tasks // 4] for seed in range(group)]
+    episodes = list(tqdm(play(player, jobs, "kl-st"), desc="groups", unit="episode", total=len(jobs)))
+    won = Counter(e.task_id for e in episodes if e.success)
+    mixed = sum(0 < won[task.id] < group for task in chosen[: tasks // 4])
+    print(
+        f"{tasks // 4} groups of {group}: success {np.mean([e.success for e in episodes]):.1%} at {share(episodes):.1%} high; "
+        f"outcomes differ within {mixed} groups ({mixed / (tasks // 4):.0%})"
+    )
+
+    branching = branches(player, [(task, 0) for task in chosen], rate=0.3, batch=32)
     found = list(tqdm(branching, desc="branches", unit="state"))
-    print(f"\nOne step at the other precision, {tasks} tasks of router-train, {processor()}: {summarise(found)}")
+    cut = float(np.quantile([b.sensitivity.kl_sum for b in found], 0.8))
+    print(f"One step at the other precision, {tasks} tasks: {summarise(found)}")
+    print(f"  where KL is at least {cut:.3f} nats: {summarise([b for b in found if b.sensitivity.kl_sum >= cut])}")
+    print(f"  elsewhere: {summarise([b for b in found if b.sensitivity.kl_sum < cut])}", flush=True)
+
     exact, labels = [], []
-    for task, seed in tqdm(jobs[: tasks // 8], desc="exact divergence", unit="episode"):
-        running = player.start(task, seed)
+    for task in tqdm(chosen[: tasks // 8], desc="exact divergence", unit="episode"):
+        running = player.start(task, 0)
         while not running.done:
             commands = [agent.completion(c) for c in running.observation.admissible]
             exact.append(exact_divergence(engine, running.context, commands))
@@ -153,7 +175,7 @@ def credit(config: ExperimentConfig, out: Path, tasks: int) -> None:
         player.finish(running, "")
     rank = spearmanr(exact, labels)
     print(
-        f"exact action-level KL against the label on {len(exact)} steps: Spearman {rank.statistic:.3f}, "
+        f"Exact action-level KL against the label on {len(exact)} steps: Spearman {rank.statistic:.3f}, "
         f"means {np.mean(exact):.4f} and {np.mean(labels):.4f} nats"
     )
 
