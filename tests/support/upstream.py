@@ -3,9 +3,9 @@
     async with ScriptedUpstream(answer()) as upstream: ...     # in the test's own event loop
     with ScriptedUpstream([error(500), answer()]) as upstream: ...   # in a thread of its own, for blocking clients
 
-A script is one behaviour for every request, or a list of them (one a request, the last repeats); `choose` makes one of a function
-that looks at the request. `upstream.url` is the base without /v1; `upstream.requests` has every POST; `upstream.cancelled` is set
-when a client left before its answer was whole. Nothing sleeps: a behaviour that has to wait, waits for a `Flag`.
+A script is one behaviour for every request, or a list of them (one a request, the last repeats); `choose` makes one of a
+function that looks at the request. `upstream.url` is the base without /v1; `upstream.requests` has every POST;
+`upstream.cancelled` is set when a client left before its answer was whole. What has to wait, waits for a `Flag`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from aiohttp import web
 
@@ -123,8 +123,8 @@ def usage(prompt: int, completion: int, cached: int = 0) -> dict[str, Any]:
 def answer(text: str | None = None, *, cached: int = 0, headers: dict[str, str] | None = None, **message: Any) -> Behaviour:
     """The endpoint's usual answer, streamed where asked: `text`, or an echo of the newest message. One word is one token.
 
-    `message` goes into the chat message (tool_calls=[...]). Log-probabilities (-0.125 each, one alternative at -2.5) and usage in
-    a stream come where the request asks for them.
+    `message` goes into the chat message (tool_calls=[...]). Log-probabilities (-0.125 each, one alternative at -2.5) and usage
+    in a stream come where the request asks for them.
     """
 
     async def behave(seen: Seen, request: web.Request) -> web.StreamResponse:
@@ -162,9 +162,8 @@ def stream(*parts: bytes | Flag, headers: dict[str, str] | None = None, drop: bo
             else:
                 await response.write(part)
         if drop:
-            _abort(request)
-        else:
-            await response.write_eof()
+            _cut(request)
+        await response.write_eof()
         return response
 
     return behave
@@ -186,8 +185,7 @@ def drop(*parts: bytes | Flag) -> Behaviour:
     async def behave(seen: Seen, request: web.Request) -> web.StreamResponse:
         if parts:
             return await stream(*parts, drop=True)(seen, request)
-        _abort(request)
-        return web.Response()
+        _cut(request)
 
     return behave
 
@@ -199,8 +197,7 @@ def truncated(body: bytes, missing: int = 10) -> Behaviour:
         response = web.StreamResponse(headers={"content-type": "application/json", "content-length": str(len(body) + missing)})
         await response.prepare(request)
         await response.write(body)
-        _abort(request)
-        return response
+        _cut(request)
 
     return behave
 
@@ -373,17 +370,24 @@ class ScriptedUpstream:
             if not response.prepared:
                 await response.prepare(request)
                 await response.write_eof()
+        except _CutError:
+            raise asyncio.CancelledError from None
         except (asyncio.CancelledError, ConnectionError):
             seen.cancelled.set()
             self.cancelled.set()
-            raise
+            raise asyncio.CancelledError from None
         seen.finished.set()
         return response
 
 
-def _abort(request: web.Request) -> None:
-    assert request.transport is not None
-    request.transport.abort()
+class _CutError(Exception):
+    """This side has cut the connection: nothing more to answer."""
+
+
+def _cut(request: web.Request) -> NoReturn:
+    if request.transport is not None:
+        request.transport.abort()
+    raise _CutError
 
 
 # What the usual answer looks like on each endpoint --------------------------------------------------------------------
