@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from bitroute import __version__
 from bitroute.errors import BitrouteError, ConfigError
+from bitroute.gateway import commands
 
 if TYPE_CHECKING:
     from bitroute.episode import Episode
@@ -32,6 +33,7 @@ EXTRAS: Final = {  # what each optional package comes with
     "tokenizers": "torch",
     "jinja2": "report",
     "matplotlib": "report",
+    "sqlalchemy": "gateway",
     "alfworld": "alfworld",
     "textworld": "alfworld",
 }
@@ -100,12 +102,13 @@ class Flow(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names, training between labels and evaluation."""
-        return ["quantize", "play", "sensitivity", "train", "evaluate", "report", "demo"]
+        return ["quantize", "play", "sensitivity", "train", "evaluate", "report", "demo", "serve", "keys", "export", "estimate"]
 
 
 app = typer.Typer(cls=Flow, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 train = typer.Typer(help="Train the agent's language model, or a router.")
 app.add_typer(train, name="train")
+app.add_typer(commands.app)
 
 
 @app.callback(

@@ -5,6 +5,7 @@ instant and needs no extras.
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,12 @@ app = typer.Typer()  # its commands stand beside those of `cli`
 
 Records = Annotated[str, typer.Option(help="Database of the gateway's records: sqlite:///FILE or postgresql://...")]
 RECORDS = "sqlite:///bitroute.db"
+Policy = Annotated[str | None, typer.Option(help="Only episodes of this policy: its name, or name@version.")]
+Scope = Annotated[str | None, typer.Option(help="Only episodes of the API key with this id.")]
+Since = Annotated[
+    datetime | None,
+    typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"], help="Only episodes that began then or later, local time."),
+]
 
 
 def _examples(*lines: str) -> str:
@@ -96,3 +103,34 @@ def serve(
 
 def _announce(url: str, admin: str) -> None:
     typer.echo(f"bitroute serves {url}/v1 (page, metrics and kill switch: {admin})")
+
+
+@app.command(
+    epilog=_examples(
+        "bitroute export",
+        "bitroute export --records postgresql://gateway@db/bitroute --since 2026-01-31 --closed --out week.jsonl",
+    )
+)
+def export(
+    records: Records = RECORDS,
+    out: Annotated[Path, typer.Option(help="File to write; one that is there is replaced.")] = Path("traces.jsonl"),
+    policy: Policy = None,
+    scope: Scope = None,
+    since: Since = None,
+    closed: Annotated[bool, typer.Option("--closed", help="Only episodes whose outcome was reported.")] = False,
+) -> None:
+    """Turn records into the traces that training reads.
+
+    Where no text was stored it is a table of features instead: only signals routers can be trained from that.
+    """
+    from bitroute.gateway.export import export as write  # noqa: PLC0415
+    from bitroute.gateway.reading import Filter  # noqa: PLC0415
+    from bitroute.gateway.tables import open_database  # noqa: PLC0415
+
+    wanted = Filter(policy, scope, since.timestamp() if since else None, closed)
+    done = write(open_database(records, create=False), out, wanted)
+    typer.echo(f"{done.form}: {out}; {done.episodes} episodes, {done.closed} with an outcome, {done.steps} steps")
+    if done.form == "features":
+        typer.echo("no text was stored (serve --store-content): only signals routers can be trained from features")
+    for reason, count in done.left.most_common():
+        typer.echo(f"{count} episodes left out: {reason}")
