@@ -1,0 +1,324 @@
+"""How a history reads: the messages of four API dialects as `Turn`s, with one digest for all spellings of a message.
+
+It knows what the dialects' messages look like and what makes a message that message: role, text, tool calls, parts that are no
+text. Null and empty fields, statuses, reasoning, `cache_control` and the spelling of JSON arguments do not. It knows no HTTP
+and keeps nothing. A part that it cannot read counts as opaque bytes: judging it is left to the upstream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Literal, NamedTuple
+
+from msgspec import Raw, Struct, ValidationError, json
+
+from bitroute.gateway.exchange import Turn
+
+Role = Literal["system", "user", "assistant"]
+ROLES: dict[str, Role] = {"system": "system", "developer": "system", "assistant": "assistant"}  # any other is the user's
+
+
+class ToolCall(NamedTuple):
+    """One call of a tool, `arguments` in canonical JSON (or as it came, where it is none)."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class _Part(Struct):
+    """A content part or block, of any dialect."""
+
+    type: str = "text"
+    text: str | None = None
+    refusal: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: Raw = Raw()
+    tool_use_id: str | None = None
+    content: str | list[Raw] | None = None
+    is_error: bool | None = None
+
+
+class Function(Struct):
+    """What a chat message says of a called function."""
+
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+    input: str | None = None  # of a custom tool
+
+
+class ChatCall(Struct):
+    """One entry of `tool_calls`; `index` only in streams."""
+
+    index: int | None = None
+    id: str | None = None
+    function: Function | None = None
+    custom: Function | None = None
+
+
+class ChatMessage(Struct):
+    """A message of chat completions, in a request or in an answer."""
+
+    role: str
+    content: str | list[Raw] | None = None
+    name: str | None = None
+    tool_calls: list[ChatCall] | None = None
+    tool_call_id: str | None = None
+    function_call: Function | None = None
+    refusal: str | None = None
+
+
+class _BlockMessage(Struct):
+    """A message of `/v1/messages`."""
+
+    role: str
+    content: str | list[Raw]
+
+
+class _Item(Struct):
+    """An input or output item of `/v1/responses`."""
+
+    type: str = "message"
+    role: str | None = None
+    content: str | list[Raw] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    input: str | None = None
+    output: str | list[Raw] | None = None
+
+
+class _Kind(Struct):
+    type: str = ""
+
+
+def _number(text: str) -> int | float:
+    """JavaScript writes 1.0 as 1: whole floats are one number with their integer."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+_ANY = json.Decoder(float_hook=_number)
+_FIELDS = json.Decoder(dict[str, Raw])
+_PART = json.Decoder(_Part)
+_ITEM = json.Decoder(_Item)
+_KIND = json.Decoder(_Kind)
+_ITEMS = json.Decoder(str | list[Raw])
+_CHAT = json.Decoder(list[ChatMessage], float_hook=_number)
+_BLOCKS = json.Decoder(list[_BlockMessage])
+_CONTENT = json.Decoder(str | list[Raw] | None)
+_ENCODER = json.Encoder(order="deterministic")
+
+
+def arguments(value: str | dict[str, Any] | None) -> str:
+    """The canonical spelling of a tool call's arguments; text that is no JSON stays as it is, nothing is `{}`."""
+    if not value:
+        return "{}"
+    try:
+        return _ENCODER.encode(_ANY.decode(value) if isinstance(value, str) else value).decode()
+    except (ValueError, RecursionError):
+        return str(value)
+
+
+def _opaque(raw: Raw) -> bytes:
+    """A digest of a part that is no text; where a cache breakpoint stands does not matter."""
+    try:
+        fields = _FIELDS.decode(raw)
+    except ValidationError:
+        return blake2b(raw, digest_size=16).digest()
+    return blake2b(
+        _ENCODER.encode({key: value for key, value in fields.items() if key != "cache_control"}), digest_size=16
+    ).digest()
+
+
+@dataclass(slots=True)
+class Draft:
+    """What one message has said so far.
+
+    `marks` are what else identifies it: ids of tool results, a speaker's name, digests of images. They do not count for the
+    model's own messages: what it says besides text and calls is spelled one way in its answer and another in a history.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+    marks: list[str | bytes] = field(default_factory=list)
+
+    def add(self, content: str | Sequence[Raw] | None) -> None:
+        """Add content: a text, or a list of parts of any dialect."""
+        if isinstance(content, str):
+            self.texts.append(content)
+            return
+        for raw in content or ():
+            try:
+                part = _PART.decode(raw)
+            except ValidationError:
+                self._odd(raw)
+                continue
+            match part.type:
+                case "text" | "input_text" | "output_text" | "refusal" if (text := part.text or part.refusal) is not None:
+                    self.texts.append(text)
+                case "thinking" | "redacted_thinking" | "reasoning":
+                    pass
+                case "tool_use":
+                    self.calls.append(ToolCall(part.id or "", part.name or "", arguments(bytes(part.input).decode())))
+                case "tool_result":
+                    self.marks += [part.tool_use_id or "", "error" if part.is_error else ""]
+                    self.add(part.content)
+                case _:
+                    self.marks.append(_opaque(raw))
+
+    def _odd(self, raw: Raw) -> None:
+        """A part that is a bare text (some servers take it), or none of ours."""
+        if bytes(raw).startswith(b'"'):
+            self.texts.append(json.decode(raw, type=str))
+        else:
+            self.marks.append(_opaque(raw))
+
+    def turn(self, role: Role) -> Turn:
+        """The finished message. Its text reads content first, then one line `name arguments` a call."""
+        text = "\n".join(part for part in self.texts if part)
+        identity = _ENCODER.encode((role, text, self.calls, () if role == "assistant" else self.marks))
+        if self.calls:
+            text = "\n".join(part for part in (text, *(f"{call.name} {call.arguments}" for call in self.calls)) if part)
+        return Turn(role, text, blake2b(identity, digest_size=16).digest())
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The turns of a request, and the tool whose result the newest message brings."""
+
+    turns: tuple[Turn, ...]
+    tool: str | None = None
+
+
+def chat_call(call: ChatCall) -> ToolCall:
+    """The call of a tool as `tool_calls` spells it."""
+    if call.function is None and call.custom is not None:
+        return ToolCall(call.id or "", call.custom.name or "", arguments(call.custom.input))
+    function = call.function or Function()
+    return ToolCall(call.id or "", function.name or "", arguments(function.arguments))
+
+
+def chat_turn(message: ChatMessage) -> tuple[Turn, list[ToolCall]]:
+    """One chat message, and the calls it makes."""
+    draft = Draft()
+    draft.add(message.content or message.refusal)
+    role = ROLES.get(message.role, "user")
+    if role == "assistant":
+        if message.function_call is not None:
+            draft.calls.append(ToolCall("", message.function_call.name or "", arguments(message.function_call.arguments)))
+        draft.calls += map(chat_call, message.tool_calls or ())
+    elif message.role == "tool":
+        draft.marks += ["tool", message.tool_call_id or ""]
+    elif message.name:
+        draft.marks.append(message.name)
+    return draft.turn(role), draft.calls
+
+
+def chat(raw: Raw) -> History:
+    """`messages` of chat completions. Raises msgspec's errors where it is no list of messages."""
+    turns: list[Turn] = []
+    names: dict[str, str] = {}
+    tool: str | None = None
+    for message in _CHAT.decode(raw):
+        turn, calls = chat_turn(message)
+        turns.append(turn)
+        names.update((call.id, call.name) for call in calls)
+        tool = None
+        if message.role == "tool":
+            tool = names.get(message.tool_call_id or "") or message.name
+        elif message.role == "function":
+            tool = message.name
+    return History(tuple(turns), tool)
+
+
+def completion(raw: Raw) -> History:
+    """`prompt`: a text, a list of texts, token ids or a list of those, as one message of the user."""
+    prompt = _ANY.decode(raw)
+    texts = prompt if isinstance(prompt, list) else [prompt]
+    if not texts or not all(isinstance(text, str) or _tokens(text) for text in texts):
+        raise ValidationError("Expected a string, or a list of strings or of token ids that is not empty")
+    draft = Draft([text if isinstance(text, str) else _ENCODER.encode(text).decode() for text in texts])
+    return History((draft.turn("user"),))
+
+
+def _tokens(value: object) -> bool:
+    return isinstance(value, int) or (isinstance(value, list) and all(isinstance(token, int) for token in value))
+
+
+def blocks(raw: Raw, system: Raw | None) -> History:
+    """`messages` and `system` of `/v1/messages`. Raises msgspec's errors where they are not."""
+    turns = _opening(system)
+    names: dict[str, str] = {}
+    tool: str | None = None
+    for message in _BLOCKS.decode(raw):
+        draft = Draft()
+        draft.add(message.content)
+        turns.append(draft.turn(ROLES.get(message.role, "user")))
+        tool = next((names[mark] for mark in reversed(draft.marks) if isinstance(mark, str) and mark in names), None)
+        names.update((call.id, call.name) for call in draft.calls)
+    return History(tuple(turns), tool)
+
+
+def _opening(raw: Raw | None) -> list[Turn]:
+    """What stands outside the list of messages, before them."""
+    draft = Draft()
+    if raw is not None:
+        draft.add(_CONTENT.decode(raw))
+    return [draft.turn("system")] if any(draft.texts) or draft.marks else []
+
+
+def items(raw: Raw, instructions: Raw | None = None) -> History:
+    """`input` and `instructions` of `/v1/responses`; `output` of its answers reads the same.
+
+    What the model said and called between two messages of the other side is one turn.
+    """
+    turns = _opening(instructions)
+    given = _ITEMS.decode(raw)
+    if isinstance(given, str):
+        return History((*turns, Draft([given]).turn("user")))
+    names: dict[str, str] = {}
+    tool: str | None = None
+    answer: Draft | None = None
+    for item in given:
+        said, role, called = _item(item, answer or Draft())
+        tool = names.get(called) if called else None
+        if role == "assistant":
+            answer = said
+            names.update((call.id, call.name) for call in said.calls)
+            continue
+        if answer is not None:
+            turns.append(answer.turn("assistant"))
+            answer = None
+        turns.append(said.turn(role))
+    if answer is not None:
+        turns.append(answer.turn("assistant"))
+    return History(tuple(turns), tool)
+
+
+def _item(raw: Raw, answer: Draft) -> tuple[Draft, Role, str | None]:
+    """One item: the draft it belongs to (`answer`, to which it was added, when the model's), its role, the call it answers."""
+    try:
+        item = _ITEM.decode(raw)
+    except ValidationError:
+        item = None
+    draft = Draft()
+    if item is not None and item.type == "message" and item.role:
+        role = ROLES.get(item.role, "user")
+        draft = answer if role == "assistant" else draft
+        draft.add(item.content)
+        return draft, role, None
+    if item is not None and item.type in ("function_call", "custom_tool_call"):
+        answer.calls.append(ToolCall(item.call_id or "", item.name or "", arguments(item.arguments or item.input)))
+        return answer, "assistant", None
+    if item is not None and item.type in ("function_call_output", "custom_tool_call_output"):
+        draft.add(item.output)
+        draft.marks += ["tool", item.call_id or ""]
+        return draft, "user", item.call_id
+    if _KIND.decode(raw).type.endswith(("_output", "_response")):  # no object, or its type no text: the request is refused
+        draft.marks.append(_opaque(raw))
+        return draft, "user", None
+    return answer, "assistant", None  # reasoning, references, calls of the server's own tools
