@@ -134,6 +134,14 @@ def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> Estim
     return Estimate(p, max(0.0, centre - half), min(1.0, centre + half))
 
 
+def newcombe(first: Estimate, second: Estimate) -> Estimate:
+    """The difference of two independent proportions from their Wilson intervals (Newcombe 1998, method 10)."""
+    value = first.value - second.value
+    below = float(np.hypot(first.value - first.low, second.high - second.value))
+    above = float(np.hypot(first.high - first.value, second.value - second.low))
+    return Estimate(value, value - below, value + above)
+
+
 def mcnemar(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> Discordance:
     """McNemar's exact two-sided test of two policies' successes on the same tasks (McNemar 1947; binomial, not chi-square)."""
     wins, losses = int(np.sum(first & ~second)), int(np.sum(~first & second))
