@@ -134,3 +134,46 @@ def export(
         typer.echo("no text was stored (serve --store-content): only signals routers can be trained from features")
     for reason, count in done.left.most_common():
         typer.echo(f"{count} episodes left out: {reason}")
+
+
+@app.command(
+    epilog=_examples(
+        "bitroute estimate --since 2026-01-31",
+        "bitroute estimate --policy random --target runs/mine/routers/dmr-0 --budget 0.2",
+    )
+)
+def estimate(
+    records: Records = RECORDS,
+    target: Annotated[
+        str | None, typer.Option(help="A router that is to be valued from these episodes: a rule or a trained router's path.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Budget of the target; its own threshold by default.")
+    ] = None,
+    policy: Policy = None,
+    scope: Scope = None,
+    since: Since = None,
+) -> None:
+    """Say from records what policies are worth.
+
+    Success and cost of each arm of a split, the effect of one-step flips (mode explore), and what another router would have
+    reached, all with 95 % intervals. Episodes count whose success was reported.
+    """
+    from bitroute.gateway import estimate as estimates  # noqa: PLC0415
+    from bitroute.gateway.evidence import gather  # noqa: PLC0415
+    from bitroute.gateway.reading import Filter  # noqa: PLC0415
+    from bitroute.gateway.tables import open_database  # noqa: PLC0415
+
+    if budget is not None and target is None:
+        raise ConfigError("--budget is that of a target: give --target, too")
+    wanted = Filter(policy, scope, since.timestamp() if since else None)
+    found = gather(open_database(records, create=False), wanted, target, budget)
+    for line in estimates.summary(found.played, found.unknown):
+        typer.echo(line)
+    if found.partial:
+        typer.echo(f"{found.partial} episodes left out: recorded from a later step on, or not routed")
+    if target is not None:
+        value = estimates.policy_value(found.played, found.targets)
+        typer.echo(f"{target} would have reached (worth {value.effective:.0f} of its own episodes, from {value.episodes}):")
+        for line in estimates.value_lines(value):
+            typer.echo(line)
