@@ -107,10 +107,11 @@ def signal_features(view: View, high: str) -> list[float]:
 class Reader:
     """Chat text as the network's tokens: each message ends where an action begins, each action with its end token."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, remember: int = 65536) -> None:
+        """`remember` texts of each kind are kept with their tokens: training reads the same ones again and again."""
         self.tokenizer = tokenizer
-        self.message = lru_cache(maxsize=65536)(self._message)
-        self.action = lru_cache(maxsize=65536)(self._action)
+        self.message = lru_cache(maxsize=remember)(self._message)
+        self.action = lru_cache(maxsize=remember)(self._action)
 
     def _message(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(USER + text + ASSISTANT))
@@ -121,11 +122,29 @@ class Reader:
 
 @dataclass(slots=True, eq=False)
 class Reading:
-    """What of an episode the network has read: messages and the actions between them, and the cache that holds them."""
+    """What of an episode the network has read: messages and the actions between them, and the cache that holds them.
+
+    `ends[i]` is the cache's length after `messages[i]`.
+    """
 
     cache: Cache
     messages: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
+    ends: list[int] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """What this takes of memory: the cache as it is allocated, and the texts."""
+        return self.cache.store.nbytes + sum(map(len, self.messages)) + sum(map(len, self.actions))
+
+    def shared(self, view: View) -> int:
+        """How many of the view's messages have been read, with the same actions between them."""
+        count = 0
+        for index, (mine, theirs) in enumerate(zip(self.messages, view.messages, strict=False)):
+            if mine != theirs or (index and self.actions[index - 1] != view.actions[index - 1]):
+                break
+            count += 1
+        return count
 
 
 class EncoderRouter(ThresholdRouter):
@@ -154,7 +173,7 @@ class EncoderRouter(ThresholdRouter):
 
     @torch.inference_mode()
     def scores(self, views: Sequence[View], states: Sequence[Scored]) -> list[float]:
-        """Logits. A view that continues what its state has read costs its new tokens alone, any other is read anew.
+        """Logits. A view costs the tokens that are new to its state: those after what both have in common.
 
         Raises ConfigError when a view is longer than the network's positions.
         """
@@ -170,19 +189,20 @@ class EncoderRouter(ThresholdRouter):
         return [float(x) for x in self.network.score(hidden, signals)]
 
     def _unread(self, view: View, reading: Reading) -> list[int]:
-        """The tokens of what the view has beyond the reading, which is brought up to date."""
-        known = len(reading.messages)
-        if known >= len(view.messages) or (reading.messages, reading.actions) != (
-            view.messages[:known],
-            view.actions[: max(0, known - 1)],
-        ):
-            known = 0
-            reading.cache.truncate(0)
+        """The tokens of what the view has beyond the reading, which is rolled back to what both share and brought up to date.
+
+        The newest message is always read: the score stands at its end.
+        """
+        known = min(reading.shared(view), len(view.messages) - 1)
+        del reading.ends[known:]
+        length = reading.ends[-1] if known else 0
+        reading.cache.truncate(length)
         new: list[int] = []
         for index in range(known, len(view.messages)):
             if index > 0:
                 new += self.reader.action(view.actions[index - 1])
             new += self.reader.message(view.messages[index])
+            reading.ends.append(length + len(new))
         reading.messages, reading.actions = view.messages, view.actions
         return new
 

@@ -27,6 +27,11 @@ class Scored:
     seed: int
     memory: Any = None
 
+    @property
+    def nbytes(self) -> int:
+        """About what the scorer's memory takes."""
+        return 0 if self.memory is None else int(self.memory.nbytes)
+
 
 class ThresholdRouter(ABC):
     """Base class: a subclass says how to score (`scores`) and what to remember (`remember`)."""

@@ -1,0 +1,161 @@
+"""Scores from networks, in one thread beside the event loop that reads what is waiting as one batch; and what routers remember.
+
+It knows routers that score views, not what the scores are for. Torch is whatever the router brings: nothing here imports it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Final, Generic, Protocol, TypeVar
+
+from bitroute.episode import View
+from bitroute.routers.threshold import Scored, ThresholdRouter
+
+BATCH: Final = 32  # views read at once: more would make the first of them wait
+WAITING: Final = 1024  # jobs in the queue; a further one is late before it began
+
+
+class Sized(Protocol):
+    """Something that knows about how many bytes it takes."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+S = TypeVar("S", bound=Sized)
+
+
+class Memory(Generic[S]):
+    """What is remembered by episode: beyond `capacity` bytes the least recently used goes, and is computed again when asked
+    for.
+
+    An entry is taken out to be worked on and put back afterwards, so what is at work is neither counted nor forgotten.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.used = capacity, 0
+        self._entries: OrderedDict[Hashable, tuple[S, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def take(self, key: Hashable) -> S | None:
+        """Remove and return the entry, None when there is none."""
+        value, size = self._entries.pop(key, (None, 0))
+        self.used -= size
+        return value
+
+    def put(self, key: Hashable, value: S) -> None:
+        """Keep `value` as the most recently used."""
+        self.take(key)
+        size = value.nbytes
+        self._entries[key] = value, size
+        self.used += size
+        while self.used > self.capacity:
+            _, (_, size) = self._entries.popitem(last=False)
+            self.used -= size
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    router: ThresholdRouter
+    key: tuple[str, str]
+    seed: int
+    view: View
+    future: asyncio.Future[float]
+
+
+class ScoringThread:
+    """Scores views of slow routers. `start` it in the event loop that awaits the scores."""
+
+    def __init__(self, capacity: int) -> None:
+        """`capacity`: bytes of the routers' memory over all episodes and versions."""
+        self.memory: Memory[Scored] = Memory(capacity)  # touched by the thread alone
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def score(self, router: ThresholdRouter, version: str, episode: str, seed: int, view: View) -> float:
+        """The router's score. What it read of the episode serves the next step: a view that continues costs what is new.
+
+        Raises what the router raises, TimeoutError when too many are waiting already. A caller that stops waiting before its
+        turn is skipped.
+        """
+        if self._thread is None:
+            self._loop = asyncio.get_running_loop()
+            self._thread = threading.Thread(target=self._run, name="bitroute-router", daemon=True)
+            self._thread.start()
+        if self._queue.qsize() >= WAITING:
+            raise TimeoutError
+        assert self._loop is not None
+        future: asyncio.Future[float] = self._loop.create_future()
+        self._queue.put(_Job(router, (version, episode), seed, view, future))
+        return await future
+
+    async def close(self) -> None:
+        """End the thread, after the batch at hand."""
+        if self._thread is not None:
+            self._queue.put(None)
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+
+    def _run(self) -> None:
+        waiting: list[_Job] = []
+        while True:
+            if not waiting or not self._queue.empty():
+                job = self._queue.get()
+                if job is None:
+                    return
+                waiting.append(job)
+                continue
+            batch, waiting = _pick(waiting)
+            if batch:
+                self._post(self._score(batch))
+
+    def _score(self, batch: list[_Job]) -> list[tuple[asyncio.Future[float], float | Exception]]:
+        """Scores or what went wrong, each job for itself: one view that cannot be read does not fail the others."""
+        router = batch[0].router
+        states = [self.memory.take(job.key) or router.begin(job.seed) for job in batch]
+        try:
+            scores = router.scores([job.view for job in batch], states)
+        except Exception as error:  # whatever a router's network raises: the states may be half written, and go
+            if len(batch) > 1:
+                return [result for job in batch for result in self._score([job])]
+            return [(batch[0].future, error)]
+        for job, state in zip(batch, states, strict=True):
+            self.memory.put(job.key, state)
+        return [(job.future, score) for job, score in zip(batch, scores, strict=True)]
+
+    def _post(self, results: list[tuple[asyncio.Future[float], float | Exception]]) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(_settle, results)
+
+
+def _pick(waiting: list[_Job]) -> tuple[list[_Job], list[_Job]]:
+    """The next batch, of one router and with no episode twice, and what waits on. Who has been given up is in neither."""
+    batch: dict[tuple[str, str], _Job] = {}
+    rest = []
+    for job in waiting:
+        if job.future.cancelled():
+            continue
+        first = next(iter(batch.values()), job)
+        if len(batch) < BATCH and job.router is first.router and job.key not in batch:
+            batch[job.key] = job
+        else:
+            rest.append(job)
+    return list(batch.values()), rest
+
+
+def _settle(results: list[tuple[asyncio.Future[float], float | Exception]]) -> None:
+    for future, value in results:
+        if future.done():  # its caller went away
+            continue
+        if isinstance(value, Exception):
+            future.set_exception(value)
+        else:
+            future.set_result(value)
