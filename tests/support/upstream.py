@@ -502,7 +502,7 @@ def _message(seen: Seen, body: dict[str, Any], model: str, said: str, counts: di
     ending = {"stop_reason": "end_turn", "stop_sequence": None}
     final = {**used, "output_tokens": counts["completion_tokens"]}
     whole = {**base, "content": [{"type": "text", "text": said}], **ending, "usage": final}
-    empty = {**base, "content": [], "stop_reason": None, "stop_sequence": None, "usage": used}
+    empty: dict[str, Any] = {**base, "content": [], "stop_reason": None, "stop_sequence": None, "usage": used}
     steps: list[dict[str, Any]] = [{"type": "message_start", "message": empty}]
     steps.append({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
     steps += [

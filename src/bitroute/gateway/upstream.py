@@ -26,27 +26,12 @@ IDLE: Final = 4.0  # seconds an idle connection is kept: less than the 5 after w
 _LARGE: Final = 1024 * 1024  # bytes; aiohttp writes a body above that piece by piece only from a file object
 _RETRIED: Final = frozenset({429, 500, 502, 503, 504})
 _TROUBLED: Final = frozenset({502, 503, 504})  # of the server itself; 429 and 500 may lie in the one request
-_NOT_SENT: Final = frozenset(
-    {"accept-encoding", "api-key", "authorization", "connection", "content-encoding", "content-length"}
-) | {
-    *(
-        "cookie",
-        "expect",
-        "host",
-        "keep-alive",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "x-api-key",
-    )
-}
-_NOT_RELAYED: Final = frozenset({"alt-svc", "api-key", "authorization", "connection", "content-encoding", "content-length"}) | {
-    *("content-type", "date", "keep-alive", "location", "openai-organization", "openai-project", "proxy-authenticate"),
-    *("proxy-connection", "server", "set-cookie", "te", "trailer", "transfer-encoding", "upgrade", "via", "www-authenticate"),
-    *("x-api-key", "x-powered-by", "x-served-by"),
-}
+_HOP: Final = frozenset({"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"})
+_KEYS: Final = frozenset({"api-key", "authorization", "cookie", "proxy-authorization", "set-cookie", "x-api-key"})
+_BODY: Final = frozenset({"content-encoding", "content-length", "content-type"})
+_SERVER: Final = frozenset({"alt-svc", "date", "location", "openai-organization", "openai-project", "server", "via"})
+_NOT_SENT: Final = _HOP | _KEYS | _BODY | {"accept-encoding", "expect", "host"}
+_NOT_RELAYED: Final = _HOP | _KEYS | _BODY | _SERVER | {"proxy-authenticate", "www-authenticate", "x-powered-by", "x-served-by"}
 _log = logging.getLogger(__name__)
 
 
@@ -57,7 +42,8 @@ class DroppedError(GatewayError):
 class Answer:
     """An upstream's response that has begun. Whoever got it calls `close`, whatever happened.
 
-    `headers` are those that may go to the client (without content-type); `content_type` is the media type alone.
+    `headers` are those that may go to the client: names in lower case, without content-type. `content_type` is the media type
+    without parameters.
     """
 
     __slots__ = ("_first", "_late", "_lease", "_response", "_timer", "content_type", "headers", "status", "variant")
@@ -284,7 +270,7 @@ class Upstreams:
                 good = 200 <= response.status < 300
                 parts = stream and good
                 first = await (response.content.readany() if parts else _whole(response))
-            if good and not first:
+            if good and not first:  # a generation is never empty: the server gave up before it began
                 raise aiohttp.ServerDisconnectedError
             answer = Answer(response, first, lease, deadline if parts else None)
         except (aiohttp.ClientError, OSError) as error:
@@ -338,7 +324,7 @@ def _last_word(failure: _FailedError, answer: Answer | None, spent: bool) -> Ans
     """The end of a request that nobody answered; `spent` says that our own retries are, and that the client's are no use."""
     headers = {"x-should-retry": "false"} if spent else {}
     if answer is not None:
-        answer.headers = [*((name, value) for name, value in answer.headers if name.lower() not in headers), *headers.items()]
+        answer.headers = [*(header for header in answer.headers if header[0] not in headers), *headers.items()]
         return answer
     if failure.late:
         raise GatewayError(504, "No upstream answered in time", kind="timeout", code="upstream_timeout", headers=headers)
@@ -346,9 +332,6 @@ def _last_word(failure: _FailedError, answer: Answer | None, spent: bool) -> Ans
 
 
 def _relayed(response: aiohttp.ClientResponse, key: str | None) -> list[tuple[str, str]]:
-    """The response's headers that may go to a client."""
-    return [
-        (name, value)
-        for name, value in response.headers.items()
-        if name.lower() not in _NOT_RELAYED and not (key and key in value)
-    ]
+    """The response's headers that may go to a client, names in lower case."""
+    named = ((name.lower(), value) for name, value in response.headers.items())
+    return [(name, value) for name, value in named if name not in _NOT_RELAYED and not (key and key in value)]
