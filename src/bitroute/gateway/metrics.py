@@ -32,8 +32,7 @@ class Metrics:
 
     def __init__(self, ladder: Sequence[str], cost: CostModel) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self._ladder, self._rates = frozenset(ladder), cost.variants
-        self._top = ladder[-1]
+        self._top, self._rates = ladder[-1], {name: cost.variants[name] for name in ladder}
         self._reasons: set[str] = set()
         counter, histogram = self._counter, self._histogram
         self._requests = counter("requests", "Requests by the status sent.", "endpoint", "variant", "status")
@@ -83,8 +82,8 @@ class Metrics:
         if outcome.first_token is not None:
             self._first(variant).observe(outcome.first_token)
         self._total(variant).observe(outcome.total)
-        if outcome.tokens is not None and outcome.variant in self._ladder:
-            tokens = outcome.tokens
+        if outcome.answer is not None and outcome.variant in self._rates:
+            tokens = outcome.tokens or Tokens()
             for kind, count in (("prefill", tokens.prefill), ("cached", tokens.cached), ("decode", tokens.decode)):
                 self._tokens(variant, kind).inc(count)
             self._spent(variant).inc(_price(self._rates[variant], tokens))
@@ -95,7 +94,7 @@ class Metrics:
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
     def _variant(self, name: str | None) -> str:
-        return "none" if name is None else name if name in self._ladder else OTHER
+        return "none" if name is None else name if name in self._rates else OTHER
 
     def _reason(self, reason: str) -> str:
         """The reason, or `other` once there are too many: a router may write a number into it."""
