@@ -107,7 +107,7 @@ def choices(config: ExperimentConfig, out: Path, tasks: int) -> None:
         "grpo": replace(config.grpo, iterations=0),
         "ablations": False,
         "probe": False,
-        "baselines": ("random",),
+        "baselines": (),
     }
     for name, values in changed.items():
         chosen = config.model_copy(update=small | values)
