@@ -10,11 +10,18 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 
+class StoreError(Exception):
+    """The store cannot be reached; says why, without secrets."""
+
+
 class SessionStore(Protocol):
-    """A place for states. A state that was not touched for the store's time to live is forgotten."""
+    """A place for states. A state that was not updated for the store's time to live is forgotten.
+
+    Both methods raise StoreError when the store is away.
+    """
 
     async def read(self, key: str) -> bytes | None:
-        """The state at `key`; does not count as a touch."""
+        """The state at `key`."""
         ...
 
     async def update(self, key: str, change: Callable[[bytes | None], tuple[bytes | None, T]]) -> T:
@@ -27,7 +34,7 @@ class SessionStore(Protocol):
 
 
 class MemoryStore:
-    """At most `max_sessions` states in this process, the ones touched longest ago go first; `ttl` and `clock` in seconds.
+    """At most `max_sessions` states in this process, the ones updated longest ago go first; `ttl` and `clock` in seconds.
 
     States are kept as bytes: their size is what it says, and a hundred thousand of them are nothing to the garbage collector.
     """
@@ -60,7 +67,7 @@ class MemoryStore:
         return result
 
     def _expire(self, now: float) -> None:
-        # One time to live for all: the order of touches is the order of expiry.
+        # One time to live for all: the order of updates is the order of expiry.
         while self._states:
             key, (_, until) = next(iter(self._states.items()))
             if until > now:

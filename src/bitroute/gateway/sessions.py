@@ -8,11 +8,12 @@ a `conversation` that the server keeps. It knows neither policies nor upstreams,
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Final, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -35,13 +36,18 @@ from bitroute.gateway.lineage import (
     read_turns,
 )
 from bitroute.gateway.matching import find_lineage
-from bitroute.gateway.session_store import SessionStore
+from bitroute.gateway.session_store import SessionStore, StoreError
 from bitroute.gateway.views import remembered_view, view_of
 
 __all__ = ["Lineage", "Mark", "Remembered", "Restore", "Sessions", "answered", "chain", "episode_seed", "extend"]
 
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 Restore = Callable[[str, str], Awaitable[Remembered | None]]
 
+_KEY: Final = 16  # hexadecimal digits of a session's key in the store
 _FRESH: Final = ("conversation", "previous_response_id")  # sources of a session whose history lies at the server
 
 
@@ -54,11 +60,13 @@ class Sessions:
 
     `restore(scope, session)` gives what the records know of a session that the store does not (None: nothing); it is asked
     once a session, when a request could continue something, and must not raise. `high` is the ladder's top: past actions
-    that nobody here served, or that are forgotten, count as its.
+    that nobody here served, or that are forgotten, count as its. While the store is away, a request stands where the records
+    alone put it, and its end is not noted: that costs memory, not answers.
     """
 
     def __init__(self, store: SessionStore, restore: Restore | None = None, *, high: str = "high") -> None:
         self._store, self._restore, self._high = store, restore, high
+        self._away = False  # the store is, and the log says so
 
     async def enter(self, caller: Caller, call: Call) -> Place:
         """Find the request's place, and note that its step is under way until `leave`.
@@ -82,11 +90,11 @@ class Sessions:
             return state.encode(LIMIT if caller.explicit else SHARED_LIMIT), place
 
         try:
-            return await self._store.update(key, change)
+            return await self._update(key, change)
         except _UnrestoredError:
             assert self._restore is not None
             found, unasked = await self._restore(caller.scope, caller.session), False
-            return await self._store.update(key, change)
+            return await self._update(key, change)
 
     async def ruled(self, place: Place, ruling: Ruling) -> None:
         """Note the ruling of a request that is under way, for retries that come before it has ended. `leave` does so too."""
@@ -100,7 +108,7 @@ class Sessions:
             latest.ruling = msgspec.msgpack.encode(ruling)
             return state.encode(_limit(place)), None
 
-        await self._store.update(_key(place.scope, place.session, place.explicit), change)
+        await self._update(_key(place.scope, place.session, place.explicit), change)
 
     async def leave(self, place: Place, ruling: Ruling | None, outcome: Outcome) -> None:
         """Note how the step ended. One without an answer is no step: its place is free again."""
@@ -125,7 +133,7 @@ class Sessions:
                 self._answered(lineage, place, ruling, outcome)
             return state.encode(_limit(place)), None
 
-        await self._store.update(_key(place.scope, place.session, place.explicit), change)
+        await self._update(_key(place.scope, place.session, place.explicit), change)
 
     def _answered(self, lineage: Lineage, place: Place, ruling: Ruling | None, outcome: Outcome) -> None:
         if any(mark.step == place.step for mark in lineage.marks[:-1]):
@@ -150,12 +158,12 @@ class Sessions:
         """The episode that `id` names within the scope: an episode's own id, or an explicit session's, which means the episode
         of its newest request. None when nothing of that name is remembered.
         """
-        data = await self._store.read(id[: len(_key("", "", True))])
+        data = await self._read(id[:_KEY])
         if data is not None:
             state = decode(data)
             if state.scope == scope and state.find(id) is not None:
                 return id
-        data = await self._store.read(_key(scope, id, True))
+        data = await self._read(_key(scope, id, True))
         state = _state(data, scope, id)
         if not state.lineages and self._restore is not None:
             state = await self._restore(scope, id) or state
@@ -172,7 +180,29 @@ class Sessions:
             lineage.closed, lineage.marks, lineage.latest = True, [], None
             return state.encode(SHARED_LIMIT), None
 
-        await self._store.update(episode[: len(_key("", "", True))], change)
+        await self._update(episode[:_KEY], change)
+
+    async def _update(self, key: str, change: Callable[[bytes | None], tuple[bytes | None, T]]) -> T:
+        try:
+            result = await self._store.update(key, change)
+        except StoreError as error:
+            self._tell(error)
+            return change(None)[1]
+        self._tell(None)
+        return result
+
+    async def _read(self, key: str) -> bytes | None:
+        try:
+            return await self._store.read(key)
+        except StoreError as error:
+            self._tell(error)
+            return None
+
+    def _tell(self, error: StoreError | None) -> None:
+        """Log that the store went away or came back, once each."""
+        if self._away is (error is None):
+            self._away = error is not None
+            _log.warning("sessions: %s", f"the store is away ({error})" if error else "the store is back")
 
 
 @dataclass(slots=True)
@@ -323,9 +353,9 @@ class _Entry:
 
 
 def _key(scope: str, session: str, explicit: bool) -> str:
-    """A session's key in the store: 16 hexadecimal digits."""
+    """A session's key in the store."""
     name = f"{len(scope)}:{scope}{'=' if explicit else '~'}{session}"
-    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=_KEY // 2).hexdigest()
 
 
 def _state(data: bytes | None, scope: str, session: str) -> Remembered:
