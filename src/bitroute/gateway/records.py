@@ -7,6 +7,7 @@ Requests neither wait for the database nor fail with it. Text is kept only where
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import threading
@@ -19,7 +20,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, insert, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError as RefusedRow
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from bitroute.cost import CostModel
@@ -27,6 +28,8 @@ from bitroute.episode import Usage
 from bitroute.errors import CapabilityError
 from bitroute.gateway.config import RecordsConfig
 from bitroute.gateway.exchange import Call, Caller, Outcome, Place, Ruling, Tokens
+from bitroute.gateway.lineage import Remembered
+from bitroute.gateway.restoring import restore
 from bitroute.gateway.tables import episodes, open_database, steps
 
 _log = logging.getLogger(__name__)
@@ -119,6 +122,15 @@ class Recorder:
         reported = {"success": success, "reward": _finite(reward)}
         known = {name: value for name, value in reported.items() if value is not None}
         self._put("outcomes", {"scope": scope, "id": episode, "ended": time.time(), **known})
+
+    async def restore(self, scope: str, session: str) -> Remembered | None:
+        """What the records know of a session that was forgotten; None also where the database cannot say."""
+        try:
+            return await asyncio.to_thread(restore, self.engine, scope, session)
+        except SQLAlchemyError as error:
+            self.failures += 1
+            _log.warning("records: a session could not be looked up (%s)", type(error).__name__)
+            return None
 
     def _cost(self, outcome: Outcome) -> float:
         if outcome.variant is None or outcome.answer is None:

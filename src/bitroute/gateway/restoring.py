@@ -1,0 +1,97 @@
+"""From records back to what sessions remember, after a gateway was killed or forgot a session. It knows both, and no requests.
+
+What records lack: texts, where they are not stored, for agents that send one fresh message a step; and requests that had not
+ended, whose retries are decided anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+
+import msgspec
+from sqlalchemy import Engine, func, select
+
+from bitroute.episode import Decision
+from bitroute.gateway.exchange import Ruling
+from bitroute.gateway.lineage import EPISODES, Lineage, Mark, Remembered, Try, answered
+from bitroute.gateway.reading import Row, signals_of
+from bitroute.gateway.tables import episodes, steps
+
+
+def restore(engine: Engine, scope: str, session: str) -> Remembered | None:
+    """The newest episodes of a session and all their answered steps; None where nothing is recorded of it."""
+    of_session = (episodes.c.scope == scope) & (episodes.c.session == session)
+    newest = select(episodes).where(of_session).order_by(episodes.c.started.desc()).limit(EPISODES)
+    with engine.connect() as connection:
+        rows = connection.execute(newest).mappings().all()
+        if not rows:
+            return None
+        begun = connection.execute(select(func.count()).select_from(episodes).where(of_session)).scalar_one()
+        names = [row["id"] for row in rows]
+        query = select(steps).where(steps.c.scope == scope, steps.c.episode.in_(names)).order_by(steps.c.episode, steps.c.id)
+        requests = {name: list(found) for name, found in groupby(connection.execute(query).mappings(), lambda r: r["episode"])}
+    lineages: dict[str, Lineage] = {}
+    for row in reversed(rows):  # parents began before their branches
+        own = requests.get(row["id"], [])
+        parent = (row["parent"], row["parent_step"]) if row["parent"] is not None else None
+        lineage = Lineage(row["id"], row["seed"], parent, stepped=_stepped(own), closed=row["ended"] is not None)
+        if parent is not None and parent[0] in lineages:
+            lineage.marks = [mark for mark in lineages[parent[0]].marks if mark.step < parent[1]]
+        for request in own:
+            if request["answer"] is not None:
+                lineage.put(_mark(request, lineage.stepped))
+        if own:
+            lineage.latest = _try(own[-1])
+        lineages[row["id"]] = lineage
+    for lineage in lineages.values():
+        if lineage.closed:
+            lineage.marks, lineage.latest = [], None
+    order = sorted(lineages, key=lambda name: requests[name][-1]["id"] if name in requests else 0)
+    return Remembered([lineages[name] for name in order], begun=begun, scope=scope, session=session)
+
+
+def _stepped(requests: Iterable[Row]) -> bool | None:
+    """Whether an episode grew by one fresh message a request: a history of t answers has more than 2 t messages."""
+    later = [request["turns"] <= 2 * request["step"] for request in requests if request["step"] > 0]
+    return later[-1] if later else None
+
+
+def _mark(row: Row, stepped: bool | None) -> Mark:
+    texts = (row["message"], row["action"]) if stepped is not False else (None, None)
+    return answered(
+        row["step"],
+        row["turns"],
+        bytes.fromhex(row["chain"]),
+        bytes.fromhex(row["answer"]),
+        row["variant"],
+        signals_of(row),
+        told=texts[0],
+        did=texts[1],
+    )
+
+
+def _try(row: Row) -> Try:
+    """The newest request, which has ended: a retry of it is decided as it was."""
+    ruling = None
+    if row["decision"] is not None:
+        ruling = Ruling(
+            Decision(row["decision"], row["score"], row["reason"], row["propensity"]),
+            row["intended"],
+            row["policy"],
+            row["arm"],
+            row["threshold"],
+            row["budget"],
+            row["flipped"],
+            row["router"],
+            msgspec.json.decode(row["features"], type=tuple[float, ...]) if row["features"] else None,
+        )
+    return Try(
+        bytes.fromhex(row["digest"]),
+        bytes.fromhex(row["chain"]),
+        row["step"],
+        row["turns"],
+        flights=0,
+        answered=row["answer"] is not None,
+        ruling=msgspec.msgpack.encode(ruling) if ruling else b"",
+    )
