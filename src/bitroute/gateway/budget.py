@@ -118,8 +118,10 @@ class Control:
         """One step spent `share`: 1 at the highest variant, 0 at the lowest."""
         self.meter.add(share)
         if self._feedback:
-            shift = self._shift + (share - self.budget) / INERTIA
-            self._shift = min(self.budget, max(self.budget - 1.0, shift))  # beyond, the quantile is at its end
+            lowest, highest = (
+                (self.budget - 1.0, self.budget) if self.calibrated is None else (-1.0, 1.0)
+            )
+            self._shift = min(highest, max(lowest, self._shift + (share - self.budget) / INERTIA))
 
     @property
     def alarm(self) -> bool:

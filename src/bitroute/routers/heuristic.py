@@ -13,16 +13,17 @@ from typing import Final
 from bitroute.routers.signals import FEATURES, SignalsModel, SignalsRouter
 
 WEIGHTS: Final[Mapping[str, float]] = {
-    "log step": -0.5,  # plans are made early
+    "log step": -0.25,  # plans are made early
     "last action failed": 1.5,
     "message seen before": 1.0,  # going in circles
     "last action repeated": 1.0,
     "share of repeated actions": 1.0,
-    "share of new words": 1.0,  # something new to understand
-    "goal word in message": 1.0,  # what is looked for came in sight
+    "share of new words": 0.5,  # something new to understand
+    "goal word in message": 0.5,  # what is looked for came in sight
     "share at high": -0.5,  # spread over the episode what the budget allows
     "last entropy": 0.5,  # where known
 }
+BIAS: Final = -0.5  # a threshold of 0 lets some steps pass, and not most
 
 
 class Heuristic(SignalsRouter):
@@ -37,7 +38,7 @@ class Heuristic(SignalsRouter):
                 mean=(0.0,) * len(FEATURES),
                 scale=(1.0,) * len(FEATURES),
                 weights=tuple(WEIGHTS.get(name, 0.0) for name in FEATURES),
-                bias=0.0,
+                bias=BIAS,
                 variants=tuple(variants),
                 model="",
             ),
