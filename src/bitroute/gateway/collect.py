@@ -271,10 +271,11 @@ class Collector:
         try:
             self._account(top)
             if self._endpoint is Endpoint.RESPONSES:
-                said = turns.items(top.get("output", _EMPTY)).turns
+                output = top.get("output", _EMPTY)
+                said = turns.items(output).turns if _PARTS.decode(output) else ()
                 self._turn = next((turn for turn in reversed(said) if turn.role == "assistant"), None)
                 if self._measure:
-                    for item in _OUTPUT.decode(top.get("output", _EMPTY)):
+                    for item in _OUTPUT.decode(output):
                         for part in item.content or ():
                             self._weigh(part.logprobs or ())
             elif self._endpoint is Endpoint.MESSAGES:

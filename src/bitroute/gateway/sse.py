@@ -21,35 +21,46 @@ class Splitter:
     def __init__(self, limit: int = MAX_EVENT) -> None:
         self._limit = limit
         self._held = bytearray()
-        self._seen = 0  # bytes of `_held` that hold no end of an event
+        self._searched = 0  # bytes of `_held` in which no event ends
+        self._returns = False  # the stream has carriage returns
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that `chunk` completes, each with its blank line. Raises GatewayError (502) for an event over the limit.
 
         A CR that ends the chunk may be half of a line end: its event waits for the next byte (or `tail`).
         """
+        self._returns = self._returns or b"\r" in chunk
+        if not self._held and not self._returns and 0 < chunk.find(b"\n\n") == len(chunk) - 2 and chunk[0] != 0x0A:
+            return [chunk]  # the common case
         held = self._held
         held += chunk
         events: list[bytes] = []
-        start, at = 0, self._seen
-        while True:
-            first = _LINE_END.match(held, start)  # an event may be a blank line alone
-            found = first or _EVENT_END.search(held, max(start, at))
-            if found is None or (found.end() == len(held) and held[-1] == 0x0D):
-                break
-            events.append(bytes(held[start : found.end()]))
-            start = at = found.end()
+        start = 0
+        while (end := self._end(start)) is not None:
+            events.append(bytes(held[start:end]))
+            start = self._searched = end
         del held[:start]
-        self._seen = max(0, len(held) - 3)  # an end has up to 4 bytes
+        self._searched = max(0, len(held) - 3)  # an end has up to 4 bytes
         if len(held) > self._limit:
-            raise GatewayError(502, "the upstream sent an event that is too large", kind="server_error", code="bad_upstream")
+            raise GatewayError(502, "The upstream sent an event that is too large", kind="server_error", code="bad_upstream")
         return events
+
+    def _end(self, start: int) -> int | None:
+        """Where the event at `start` ends; an event may be a blank line alone."""
+        held = self._held
+        if not self._returns:
+            if held.startswith(b"\n", start):
+                return start + 1
+            found = held.find(b"\n\n", self._searched)
+            return None if found < 0 else found + 2
+        match = _LINE_END.match(held, start) or _EVENT_END.search(held, self._searched)
+        return None if match is None or (match.end() == len(held) and held[-1] == 0x0D) else match.end()
 
     def tail(self) -> bytes:
         """What the stream left when it ended: b"", an event without its blank line, or the last event of a stream of CRs."""
         held = bytes(self._held)
         self._held.clear()
-        self._seen = 0
+        self._searched = 0
         return held
 
 
@@ -64,17 +75,16 @@ def data(event: bytes) -> bytes | None:
 def encode(data: bytes, event: str | None = None) -> bytes:
     """A raw event of type `event` that carries `data`."""
     head = b"" if event is None else b"event: " + event.encode() + b"\n"
-    return head + b"data: " + _LINE_END.sub(b"\ndata: ", data) + b"\n\n"
+    if b"\n" in data or b"\r" in data:
+        data = _LINE_END.sub(b"\ndata: ", data)
+    return head + b"data: " + data + b"\n\n"
 
 
 def replace(event: bytes, data: bytes) -> bytes:
-    """The raw event with other data: its further lines (type, id, comments) stay, in their order, before the data."""
-    others = b"" if event.startswith(b"data:") and event.count(b"\n") == 2 else _others(event)
-    return others + encode(data)
-
-
-def _others(event: bytes) -> bytes:
-    return b"".join(line + b"\n" for line in _LINE_END.split(event) if line and not _is_data(line))
+    """The raw event with other data. Its further lines (type, id, comments) stay, in their order, before the data."""
+    if event.startswith(b"data:") and event.find(b"\n") == len(event) - 2:
+        return encode(data)
+    return b"".join(line + b"\n" for line in _LINE_END.split(event) if line and not _is_data(line)) + encode(data)
 
 
 def _is_data(line: bytes) -> bool:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from msgspec import Raw, Struct, ValidationError, json
+from msgspec import Meta, Raw, Struct, ValidationError, json
 
 from bitroute.gateway.exchange import Turn
 
@@ -106,9 +106,10 @@ _FIELDS = json.Decoder(dict[str, Raw])
 _PART = json.Decoder(_Part)
 _ITEM = json.Decoder(_Item)
 _KIND = json.Decoder(_Kind)
-_ITEMS = json.Decoder(str | list[Raw])
-_CHAT = json.Decoder(list[ChatMessage], float_hook=_number)
-_BLOCKS = json.Decoder(list[_BlockMessage])
+_ITEMS = json.Decoder(str | Annotated[list[Raw], Meta(min_length=1)])
+_CHAT = json.Decoder(Annotated[list[ChatMessage], Meta(min_length=1)], float_hook=_number)
+_BLOCKS = json.Decoder(Annotated[list[_BlockMessage], Meta(min_length=1)])
+_PROMPT = json.Decoder(str | Annotated[list[str | int | list[int]], Meta(min_length=1)])
 _CONTENT = json.Decoder(str | list[Raw] | None)
 _ENCODER = json.Encoder(order="deterministic")
 
@@ -139,7 +140,7 @@ class Draft:
     """What one message has said so far.
 
     `marks` are what else identifies it: ids of tool results, a speaker's name, digests of images. They do not count for the
-    model's own messages: what it says besides text and calls is spelled one way in its answer and another in a history.
+    model's own messages, nor does white space around those: clients give back text and calls, and some trim the text.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -178,11 +179,12 @@ class Draft:
             self.marks.append(_opaque(raw))
 
     def turn(self, role: Role) -> Turn:
-        """The finished message. Its text reads content first, then one line `name arguments` a call."""
-        text = "\n".join(part for part in self.texts if part)
-        identity = _ENCODER.encode((role, text, self.calls, () if role == "assistant" else self.marks))
+        """The finished message. Its text reads what was said first, then one line `name arguments` a call."""
+        text = "\n".join(filter(None, self.texts))
+        same = (text.strip(), self.calls) if role == "assistant" else (text, self.marks)
+        identity = _ENCODER.encode((role, *same))
         if self.calls:
-            text = "\n".join(part for part in (text, *(f"{call.name} {call.arguments}" for call in self.calls)) if part)
+            text = "\n".join(filter(None, (text, *[f"{call.name} {call.arguments}" for call in self.calls])))
         return Turn(role, text, blake2b(identity, digest_size=16).digest())
 
 
@@ -206,16 +208,18 @@ def chat_turn(message: ChatMessage) -> tuple[Turn, list[ToolCall]]:
     """One chat message, and the calls it makes."""
     draft = Draft()
     draft.add(message.content or message.refusal)
+    calls = draft.calls
     role = ROLES.get(message.role, "user")
     if role == "assistant":
         if message.function_call is not None:
-            draft.calls.append(ToolCall("", message.function_call.name or "", arguments(message.function_call.arguments)))
-        draft.calls += map(chat_call, message.tool_calls or ())
+            calls.append(ToolCall("", message.function_call.name or "", arguments(message.function_call.arguments)))
+        if message.tool_calls:
+            calls += map(chat_call, message.tool_calls)
     elif message.role == "tool":
-        draft.marks += ["tool", message.tool_call_id or ""]
+        draft.marks += ("tool", message.tool_call_id or "")
     elif message.name:
         draft.marks.append(message.name)
-    return draft.turn(role), draft.calls
+    return draft.turn(role), calls
 
 
 def chat(raw: Raw) -> History:
@@ -226,7 +230,8 @@ def chat(raw: Raw) -> History:
     for message in _CHAT.decode(raw):
         turn, calls = chat_turn(message)
         turns.append(turn)
-        names.update((call.id, call.name) for call in calls)
+        for call in calls:
+            names[call.id] = call.name
         tool = None
         if message.role == "tool":
             tool = names.get(message.tool_call_id or "") or message.name
@@ -237,16 +242,10 @@ def chat(raw: Raw) -> History:
 
 def completion(raw: Raw) -> History:
     """`prompt`: a text, a list of texts, token ids or a list of those, as one message of the user."""
-    prompt = _ANY.decode(raw)
-    texts = prompt if isinstance(prompt, list) else [prompt]
-    if not texts or not all(isinstance(text, str) or _tokens(text) for text in texts):
-        raise ValidationError("Expected a string, or a list of strings or of token ids that is not empty")
-    draft = Draft([text if isinstance(text, str) else _ENCODER.encode(text).decode() for text in texts])
-    return History((draft.turn("user"),))
-
-
-def _tokens(value: object) -> bool:
-    return isinstance(value, int) or (isinstance(value, list) and all(isinstance(token, int) for token in value))
+    prompt = _PROMPT.decode(raw)
+    if isinstance(prompt, list):
+        prompt = "\n".join(text if isinstance(text, str) else _ENCODER.encode(text).decode() for text in prompt)
+    return History((Draft([prompt]).turn("user"),))
 
 
 def blocks(raw: Raw, system: Raw | None) -> History:
@@ -259,7 +258,8 @@ def blocks(raw: Raw, system: Raw | None) -> History:
         draft.add(message.content)
         turns.append(draft.turn(ROLES.get(message.role, "user")))
         tool = next((names[mark] for mark in reversed(draft.marks) if isinstance(mark, str) and mark in names), None)
-        names.update((call.id, call.name) for call in draft.calls)
+        for call in draft.calls:
+            names[call.id] = call.name
     return History(tuple(turns), tool)
 
 
@@ -288,7 +288,8 @@ def items(raw: Raw, instructions: Raw | None = None) -> History:
         tool = names.get(called) if called else None
         if role == "assistant":
             answer = said
-            names.update((call.id, call.name) for call in said.calls)
+            for call in said.calls:
+                names[call.id] = call.name
             continue
         if answer is not None:
             turns.append(answer.turn("assistant"))

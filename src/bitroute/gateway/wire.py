@@ -7,6 +7,7 @@ a message says is for `turns`; whether parameters make sense is for the upstream
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, TypeVar
 
@@ -96,8 +97,8 @@ def forward(call: Call, model: str) -> bytes:
     """The body for the upstream: `model` replaced, usage asked for in streams that would not tell, all else as it came."""
     fields: dict[str, Any] = {**call.fields, "model": model}
     if call.stream and not call.wants_usage:
-        options = call.fields.get("stream_options")
-        fields["stream_options"] = {**((options and _OPTIONS.decode(options)) or {}), "include_usage": _TRUE}
+        options = _read(call.fields, "stream_options", _OPTIONS) or {}
+        fields["stream_options"] = {**options, "include_usage": _TRUE}
     return json.encode(fields)
 
 
@@ -114,7 +115,7 @@ def error_body(endpoint: Endpoint | None, error: GatewayError) -> bytes:
 def _history(endpoint: Endpoint, fields: dict[str, Raw]) -> turns.History:
     name = _HISTORY[endpoint]
     raw = fields.get(name)
-    if raw is None or bytes(raw) == b"null":
+    if raw is None:
         if endpoint is Endpoint.RESPONSES and any(key in fields for key in _STORED):
             raw = Raw(b'""')
         else:
@@ -122,20 +123,17 @@ def _history(endpoint: Endpoint, fields: dict[str, Raw]) -> turns.History:
     try:
         match endpoint:
             case Endpoint.CHAT:
-                history = turns.chat(raw)
+                return turns.chat(raw)
             case Endpoint.COMPLETIONS:
-                history = turns.completion(raw)
+                return turns.completion(raw)
             case Endpoint.RESPONSES:
-                history = turns.items(raw, fields.get("instructions"))
+                return turns.items(raw, fields.get("instructions"))
             case Endpoint.MESSAGES:
-                history = turns.blocks(raw, fields.get("system"))
+                return turns.blocks(raw, fields.get("system"))
     except msgspec.ValidationError as error:
         raise _typed(name, error) from error
     except (ValueError, RecursionError) as error:
         raise _invalid(name, "cannot be read", "invalid_value") from error
-    if bytes(raw) == b"[]" or not history.turns:
-        raise _invalid(name, "must not be empty", "empty_array")
-    return history
 
 
 def _forced(fields: dict[str, Raw]) -> str | None:
@@ -144,7 +142,7 @@ def _forced(fields: dict[str, Raw]) -> str | None:
         if (raw := fields.get(key)) is not None:
             try:
                 choice = _FORCED.decode(raw)
-            except msgspec.ValidationError:  # a word such as "auto", or what only the upstream knows
+            except (ValueError, RecursionError):  # a word such as "auto", or what only the upstream knows
                 continue
             named = choice.function or choice.custom
             if name := choice.name or (named and named.name):
@@ -152,7 +150,7 @@ def _forced(fields: dict[str, Raw]) -> str | None:
     return None
 
 
-def _read(fields: dict[str, Raw], key: str, decoder: json.Decoder[T], param: str | None = None) -> T | None:
+def _read(fields: Mapping[str, Raw], key: str, decoder: json.Decoder[T], param: str | None = None) -> T | None:
     raw = fields.get(key)
     if raw is None:
         return None
@@ -169,7 +167,8 @@ def _typed(param: str, error: msgspec.ValidationError) -> GatewayError:
     text = str(error)
     if place := _PATH.search(text):
         param, text = param + place[1], text[: place.start()]
-    return _invalid(param, text[:1].lower() + text[1:].replace("`", ""), "invalid_type")
+    code = "empty_array" if " of length " in text else "invalid_type"
+    return _invalid(param, text[:1].lower() + text[1:].replace("`", ""), code)
 
 
 def _invalid(param: str, message: str, code: str) -> GatewayError:
