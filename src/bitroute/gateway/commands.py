@@ -5,6 +5,7 @@ instant and needs no extras.
 from __future__ import annotations
 
 import logging
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -177,3 +178,58 @@ def estimate(
         typer.echo(f"{target} would have reached (worth {value.effective:.0f} of its own episodes, from {value.episodes}):")
         for line in estimates.value_lines(value):
             typer.echo(line)
+
+
+keys = typer.Typer(help="API keys of the gateway: make, list and revoke them.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+
+@keys.command(epilog=_examples("bitroute keys add laptop", "bitroute keys add ci --model 'auto*' --requests 600 --budget 5000"))
+def add(
+    name: Annotated[str, typer.Argument(help="What to call it in lists.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model it may ask for, or a pattern such as 'auto*'; repeat for more. Default: all."),
+    ] = None,
+    requests: Annotated[int | None, typer.Option(help="Requests a minute.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens a minute, prompt and answer together.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Cost a day (UTC), in units of the configured rates.")] = None,
+    force: Annotated[str | None, typer.Option(help="The variant that answers all its requests.")] = None,
+    floor: Annotated[str | None, typer.Option(help="The lowest variant that answers its requests.")] = None,
+    records: Records = RECORDS,
+) -> None:
+    """Make a key and print it: only now, the database keeps a digest. A running gateway takes it within seconds.
+
+    From the first key on, the gateway answers nobody without one.
+    """
+    from bitroute.gateway.keys import Grant, add_key  # noqa: PLC0415
+    from bitroute.gateway.tables import open_database  # noqa: PLC0415
+
+    grant = Grant(tuple(model or ()), requests, tokens, budget, force, floor)
+    typer.echo(add_key(open_database(records), name, grant, time.time()))
+
+
+@keys.command("list", epilog=_examples("bitroute keys list"))
+def list_(records: Records = RECORDS) -> None:
+    """List all keys, oldest first, with what they allow and what they cost today."""
+    from bitroute.gateway.keys import list_keys  # noqa: PLC0415
+    from bitroute.gateway.limits import DAY  # noqa: PLC0415
+    from bitroute.gateway.tables import open_database  # noqa: PLC0415
+
+    today = time.time() // DAY
+    for key in list_keys(open_database(records)):
+        made = datetime.fromtimestamp(key.created).strftime("%Y-%m-%d")
+        state = "revoked" if key.revoked is not None else f"since {made}, {key.spent if key.day == today else 0:g} spent today"
+        typer.echo("  ".join((key.prefix, key.name, state, *key.grant.words())))
+
+
+@keys.command(epilog=_examples("bitroute keys revoke 3k9x01ab"))
+def revoke(
+    prefix: Annotated[str, typer.Argument(help="The key's 8 characters after br_, as `bitroute keys list` shows them.")],
+    records: Records = RECORDS,
+) -> None:
+    """Revoke a key. A running gateway refuses it within seconds; requests in flight end as they began."""
+    from bitroute.gateway.keys import revoke_key  # noqa: PLC0415
+    from bitroute.gateway.tables import open_database  # noqa: PLC0415
+
+    typer.echo(f"revoked: {revoke_key(open_database(records), prefix, time.time()).name}")

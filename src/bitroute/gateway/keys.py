@@ -78,6 +78,16 @@ class Grant:
     force: str | None = None
     floor: str | None = None
 
+    def words(self) -> list[str]:
+        """What is not left open, for a list of keys."""
+        limits = (
+            (self.requests, "requests/min"),
+            (self.tokens, "tokens/min"),
+            (self.budget, "cost/day"),
+        )
+        named = (("models", ",".join(self.models)), ("force", self.force), ("floor", self.floor))
+        return [f"{limit:.12g} {what}" for limit, what in limits if limit is not None] + [f"{n} {v}" for n, v in named if v]
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
