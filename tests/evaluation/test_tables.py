@@ -12,7 +12,7 @@ def result(simulated: list[Run]) -> Evaluation:
 
 
 def test_numbers() -> None:
-    assert (percent(0.5), percent(1.234, 0), percent(float("nan"))) == ("50.0", "123", "-")
+    assert (percent(0.5), percent(1.234, 0), percent(-0.001, 0), percent(float("nan"))) == ("50.0", "123", "0", "-")
     assert percent_interval(Estimate(0.5, 0.25, 0.75), 0) == "50 [25, 75]"
     assert percent_interval(None) == "-"
     assert (p_value(0.04), p_value(0.0009), p_value(None)) == ("0.040", "<.001", "-")

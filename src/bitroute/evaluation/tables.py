@@ -16,8 +16,8 @@ _HEADINGS = ("policy", "n", "success %", "K %", "cost %", "gap recovered %", "p 
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """0.5 -> "50.0"; "-" for NaN."""
-    return "-" if math.isnan(share) else f"{100 * share:.{digits}f}"
+    """0.5 -> "50.0"; "-" for NaN; never "-0"."""
+    return "-" if math.isnan(share) else f"{100 * share:z.{digits}f}"
 
 
 def percent_interval(estimate: Estimate | None, digits: int = 1) -> str:
@@ -129,7 +129,7 @@ def _comparison(row: Row, against: Sequence[EqualShare]) -> str:
     groups: dict[str, list[str]] = {"beats": [], "cannot be told from": [], "falls behind": []}
     for e in against:
         verdict = "cannot be told from" if e.p_holm >= SIGNIFICANT else "beats" if e.difference.value > 0 else "falls behind"
-        points = f"{100 * e.difference.value:+.1f} [{100 * e.difference.low:+.1f}, {100 * e.difference.high:+.1f}]"
+        points = f"{100 * e.difference.value:+z.1f} [{100 * e.difference.low:+z.1f}, {100 * e.difference.high:+z.1f}]"
         groups[verdict].append(f"{oracle_name(e.family) if e.oracle else e.family} ({points})")
     parts = [f"{verdict} {', '.join(names)}" for verdict, names in groups.items() if names]
     return f"At equal share, in points of success, Holm-corrected, {row.policy} {'; '.join(parts)}."
