@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize
 
 from bitroute.episode import View
 from bitroute.errors import ConfigError, DataError
@@ -168,8 +169,6 @@ def fit(rows: Floats, labels: npt.ArrayLike, variants: Sequence[str], model: str
         value = np.mean(weight * (np.logaddexp(0, z) - y * z)) + ridge * theta[:-1] @ theta[:-1]
         error = weight * (probability - y) / len(y)
         return float(value), np.append(x.T @ error + 2 * ridge * theta[:-1], error.sum())
-
-    from scipy.optimize import minimize  # noqa: PLC0415  (whoever only scores need not load it)
 
     theta = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B").x
     return SignalsModel(
