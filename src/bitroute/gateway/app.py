@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from starlette.datastructures import Headers
@@ -32,6 +32,9 @@ from bitroute.gateway.records import Recorder
 from bitroute.gateway.sessions import Sessions
 from bitroute.gateway.upstream import Answer, Upstreams
 from bitroute.gateway.wire import error_body, forward, parse
+
+if TYPE_CHECKING:
+    from bitroute.gateway.telemetry import Telemetry  # its libraries are an extra
 
 _log = logging.getLogger(__name__)
 
@@ -97,10 +100,12 @@ class Gateway:
         recorder: Recorder,
         keys: Keys,
         metrics: Metrics,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.config = config
         self.policy, self.sessions, self.upstreams = policy, sessions, upstreams
         self.recorder, self.keys, self.metrics = recorder, keys, metrics
+        self.telemetry = telemetry
         self.in_flight = 0
         self.draining = False
         self.created = int(time.time())
@@ -204,8 +209,9 @@ class Gateway:
         body = await self._body(exchange.headers, receive)
         exchange.arrived = time.perf_counter()
         call = exchange.call = parse(exchange.endpoint, body)
-        requested = self.policy.resolve(call.model, client.force or exchange.headers.get("x-bitroute-force"))
-        exchange.limits = self.keys.admit(client, call.model)
+        forced = exchange.headers.get("x-bitroute-force")
+        requested = self.policy.resolve(call.model, client.force or forced)
+        exchange.limits = self.keys.admit(client, forced or call.model)
         exchange.caller = identify(call, exchange.headers, client.scope, self.config.sessions.headers)
         async with _until_gone(exchange, receive):
             place = exchange.place = await self.sessions.enter(exchange.caller, call)
@@ -278,8 +284,10 @@ class Gateway:
                         await self._leave(exchange)
                     if out:
                         await exchange.speak(out)
-            if tail := splitter.tail():
-                await exchange.speak(collector.event(tail + b"\n\n"))
+            whole, tail = collector.malformed, splitter.tail()
+            last = collector.event(tail + b"\n\n") if tail else b""
+            if last and collector.malformed == whole:  # an event that was cut off must not pass for a broken one
+                await exchange.speak(last)
             if not collector.done:
                 raise GatewayError(502, "The upstream ended its stream too early", kind="server_error", code="upstream_dropped")
         except GatewayError as error:
@@ -323,6 +331,8 @@ class Gateway:
         outcome, call, place, ruling = exchange.outcome, exchange.call, exchange.place, exchange.ruling
         outcome.total = time.perf_counter() - exchange.arrived
         self.metrics.observe(exchange.endpoint, ruling, outcome)
+        if self.telemetry is not None:
+            self.telemetry.observe(exchange.headers, exchange.endpoint, call, place, ruling, outcome)
         if call is None or place is None or exchange.caller is None or exchange.client is None:
             return
         cost = self.recorder.step(exchange.caller, call, place, ruling, outcome)

@@ -128,6 +128,12 @@ class RecordsConfig(_Section):
     require_keys: bool = False
 
 
+class TelemetryConfig(_Section):
+    """Where OpenTelemetry spans go, if anywhere."""
+
+    endpoint: str | None = None  # OTLP/HTTP, e.g. http://127.0.0.1:4318/v1/traces
+
+
 class GatewayConfig(_Section):
     """The whole file. `variants` is the ladder, cheapest first."""
 
@@ -137,6 +143,7 @@ class GatewayConfig(_Section):
     sessions: SessionsConfig = SessionsConfig()
     upstream: UpstreamConfig = UpstreamConfig()
     records: RecordsConfig = RecordsConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -32,6 +32,9 @@ from bitroute.gateway.records import Recorder
 from bitroute.gateway.session_store import MemoryStore, SessionStore
 from bitroute.gateway.sessions import Sessions
 from bitroute.gateway.upstream import Upstreams
+
+if TYPE_CHECKING:
+    from bitroute.gateway.telemetry import Telemetry
 
 BACKLOG: Final = 4096
 IDLE: Final = 75  # seconds that an idle client connection stays open: longer than usual clients keep theirs
@@ -80,11 +83,22 @@ async def parts(config: GatewayConfig) -> AsyncIterator[Apps]:
         upstreams = Upstreams(config)
         await upstreams.start()
         stack.push_async_callback(upstreams.close)
-        sessions = Sessions(_store(config, stack), recorder.restore)
+        store = _store(config, stack)
+        sessions = Sessions(store, recorder.restore)
         metrics = Metrics(config.ladder, cost)
         gateway = Gateway(
-            config, policy=policy, sessions=sessions, upstreams=upstreams, recorder=recorder, keys=keys, metrics=metrics
+            config,
+            policy=policy,
+            sessions=sessions,
+            upstreams=upstreams,
+            recorder=recorder,
+            keys=keys,
+            metrics=metrics,
+            telemetry=_telemetry(config, stack),
         )
+        metrics.watch("in_flight", "Requests that are being answered.", lambda: gateway.in_flight)
+        if isinstance(store, MemoryStore):
+            metrics.watch("sessions", "Sessions that are remembered.", lambda: len(store))
         yield Apps(gateway, admin_app(policy, upstreams, recorder, metrics, keys, config))
 
 
@@ -98,6 +112,18 @@ def _store(config: GatewayConfig, stack: contextlib.AsyncExitStack) -> SessionSt
     store = RedisStore(config.sessions.url, config.sessions.ttl)
     stack.push_async_callback(store.close)
     return store
+
+
+def _telemetry(config: GatewayConfig, stack: contextlib.AsyncExitStack) -> Telemetry | None:
+    if config.telemetry.endpoint is None:
+        return None
+    try:
+        from bitroute.gateway.telemetry import Telemetry, otlp  # noqa: PLC0415  (an extra)
+    except ModuleNotFoundError as error:
+        raise ConfigError("telemetry.endpoint needs the extra: pip install 'bitroute[telemetry]'") from error
+    telemetry = Telemetry(otlp(config.telemetry.endpoint))
+    stack.push_async_callback(asyncio.to_thread, telemetry.close)
+    return telemetry
 
 
 def refuse_open_door(config: GatewayConfig, keys: Keys) -> None:
@@ -141,12 +167,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: ASGIApp, drain: float) -> _Server:
+def _server(app: ASGIApp, drain: float, lifespan: Literal["on", "off"]) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
             http="httptools",
-            lifespan="off",
+            lifespan=lifespan,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -161,7 +187,7 @@ async def serve_sockets(
 ) -> None:
     """Serve until `stop` is set, then drain; a cancellation stops at once. `ready` is called when requests are answered."""
     async with parts(config) as apps:
-        front, back = _server(apps.gateway, config.server.drain), _server(apps.admin, 1.0)
+        front, back = _server(apps.gateway, config.server.drain, "off"), _server(apps.admin, 1.0, "on")
 
         async def drain() -> None:
             await stop.wait()
