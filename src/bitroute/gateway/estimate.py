@@ -26,6 +26,7 @@ from bitroute.evaluation.statistics import (
 )
 
 LEAST: Final = 30  # flips, or effective episodes, below which an estimate says nothing
+RESAMPLES: Final = 2000  # of an interval; more would change its third digit
 _ROUNDING: Final = 1e-9
 
 
@@ -123,21 +124,22 @@ def compare_arms(played: Sequence[Played], unknown: Sequence[str] = ()) -> tuple
             len(group),
             sum(arm == name for arm in unknown),
             wilson(sum(p.success for p in group), len(group)),
-            bootstrap_mean([p.cost for p in group]),
-            bootstrap_mean([p.share for p in group]),
+            bootstrap_mean([p.cost for p in group], resamples=RESAMPLES),
+            bootstrap_mean([p.share for p in group], resamples=RESAMPLES),
         )
         for name, group in groups.items()
     ]
     differences = []
     for other in arms[1:]:
-        costs = [bootstrap_means(_column(groups[a.name], "cost"), seed=seed)[:, 0] for seed, a in enumerate((other, arms[0]))]
+        costs = [_means([(p.cost,) for p in groups[a.name]], seed)[:, 0] for seed, a in enumerate((other, arms[0]))]
         cost = Estimate(other.cost.value - arms[0].cost.value, *percentile_interval(costs[0] - costs[1]))
         differences.append(Difference(other.name, arms[0].name, newcombe(other.success, arms[0].success), cost))
     return arms, differences
 
 
-def _column(group: Sequence[Played], name: str) -> Floats:
-    return np.array([[getattr(p, name)] for p in group], dtype=np.float64)
+def _means(rows: Sequence[Sequence[float]], seed: int = 0) -> Floats:
+    """Means of columns over resampled episodes, [RESAMPLES, columns]."""
+    return bootstrap_means(np.array(rows, dtype=np.float64), resamples=RESAMPLES, seed=seed)
 
 
 def flip_effects(played: Sequence[Played]) -> list[Effect]:
@@ -161,7 +163,7 @@ def flip_effects(played: Sequence[Played]) -> list[Effect]:
         flips = int(np.count_nonzero(columns[:, 0]))
         effect = None
         if flips >= LEAST and columns[:, 2].any():
-            samples = bootstrap_means(columns)
+            samples = bootstrap_means(columns, resamples=RESAMPLES)
             point = columns.mean(axis=0)
             with np.errstate(invalid="ignore", divide="ignore"):  # a resample without a flip has no mean: it is left out
                 differences = samples[:, 1] / samples[:, 0] - samples[:, 3] / samples[:, 2]
@@ -236,7 +238,7 @@ def policy_value(played: Sequence[Played], targets: Sequence[Sequence[float]]) -
         )
     values = np.array([(p.success, p.cost, p.share) for p in played], dtype=np.float64)
     columns = np.column_stack([w, w[:, None] * values])
-    point, samples = columns.mean(axis=0), bootstrap_means(columns)
+    point, samples = columns.mean(axis=0), bootstrap_means(columns, resamples=RESAMPLES)
     means = [ratio_estimate(float(point[i]), float(point[0]), samples[:, i], samples[:, 0]) for i in (1, 2, 3)]
     success, cost, share = (m for m in means if m is not None)  # the weights do not sum to zero
     return Value(len(played), effective, success, cost, share)
