@@ -107,7 +107,9 @@ def test_a_retry_count_above_zero_is_a_retry(value: str, retry: bool) -> None:
     assert who({"x-stainless-retry-count": value}).retry is retry
 
 
-@given(st.dictionaries(st.sampled_from(["x-session-id", "x-step", "x-stainless-retry-count", "session-id"]), st.text(max_size=300)))
+@given(
+    st.dictionaries(st.sampled_from(["x-session-id", "x-step", "x-stainless-retry-count", "session-id"]), st.text(max_size=300))
+)
 def test_any_header_gives_a_caller_or_a_400(headers: dict[str, str]) -> None:
     try:
         found = who(headers)

@@ -28,7 +28,9 @@ def call(*texts: str, body: str = "", endpoint: Endpoint = Endpoint.CHAT, **fiel
     return Call(endpoint, "auto", False, raw, tuple(map(turn, texts)), None, True, digest)
 
 
-def caller(session: str = "s", *, scope: str = "", explicit: bool = True, step: int | None = None, retry: bool = False) -> Caller:
+def caller(
+    session: str = "s", *, scope: str = "", explicit: bool = True, step: int | None = None, retry: bool = False
+) -> Caller:
     """Somebody in a session."""
     return Caller(scope, session, "x-session-id" if explicit else "opening", explicit, step, retry)
 

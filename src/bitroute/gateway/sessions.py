@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, TypeVar
@@ -222,22 +222,23 @@ class _Entry:
         chains = [ROOT]
         for turn in call.turns[:n]:
             chains.append(extend(chains[-1], turn.digest))
-        earlier = self._earlier(fresh)
-        if earlier is not None and earlier.latest is not None and self._is_retry(earlier.latest):
-            latest = earlier.latest
-            latest.flights += 1
-            view = self._fresh_view(earlier, latest.step) if fresh else self._view(earlier)
-            return self._stands(earlier, view, latest.step, chains[n], n, latest.decided)
+        current = self._current() if fresh else None
+        earlier = self._earlier([current] if current else []) if fresh else self._earlier(reversed(self.state.lineages))
+        if earlier is not None and (caller.retry or caller.explicit):
+            lineage, first = earlier
+            first.flights += 1
+            view = self._fresh_view(lineage, first.step) if fresh else self._view(lineage)
+            return self._stands(lineage, view, first.step, chains[n], n, first.decided)
         if fresh:
-            lineage, step, opened = self._step()
+            lineage, step, opened = self._step(current)
             view = self._fresh_view(lineage, step)
         else:
             lineage, opened = self._follow(chains)
             view = self._view(lineage)
             step = len(view.actions)
         lineage.stepped = fresh
-        ruling = earlier.latest.decided if earlier is not None and earlier.latest is not None and not caller.explicit else None
         lineage.latest = Try(call.digest, chains[n], step, n)
+        ruling = earlier[1].decided if earlier is not None else None
         return self._stands(lineage, view, step, chains[n], n, ruling, opened=opened)
 
     def _stands(
@@ -271,22 +272,23 @@ class _Entry:
 
     # Retries
 
-    def _earlier(self, fresh: bool) -> Lineage | None:
-        """The episode whose newest request had this very body: one that failed, else one under way, else an answered one."""
-        best, rank = None, 0
-        for lineage in reversed(self.state.lineages):
-            latest = lineage.latest
-            if latest is None or latest.body != self.call.digest or (self.caller.step not in (None, latest.step)):
-                continue
-            if latest.answered and not (self.caller.retry or (fresh and self.caller.step is not None)):
-                continue
-            mine = 1 if latest.answered else 2 if latest.flights > 0 else 3
-            if mine > rank:
-                best, rank = lineage, mine
-        return best
+    def _earlier(self, lineages: Iterable[Lineage]) -> tuple[Lineage, Try] | None:
+        """The newest request that had this very body: one that failed, else one under way, else an answered one.
 
-    def _is_retry(self, latest: Try) -> bool:
-        return self.caller.retry or self.caller.explicit or latest.answered
+        An answered one counts when the client says that it tries again, by a header or by the number of the step.
+        """
+        step = self.caller.step
+        best, rank = None, 0
+        for lineage in lineages:
+            latest = lineage.latest
+            if latest is None or latest.body != self.call.digest or (step is not None and latest.step != step):
+                continue
+            if latest.answered and not self.caller.retry and step is None:
+                continue
+            found = 1 if latest.answered else 2 if latest.flights > 0 else 3
+            if found > rank:
+                best, rank = (lineage, latest), found
+        return best
 
     # Histories
 
@@ -306,15 +308,14 @@ class _Entry:
 
     # One fresh message a step
 
-    def _step(self) -> tuple[Lineage, int, bool]:
+    def _current(self) -> Lineage | None:
+        """The newest episode that grows by fresh messages, or of which that is not known."""
+        open_ones = [lineage for lineage in reversed(self.state.lineages) if not lineage.closed]
+        stepped = next((lineage for lineage in open_ones if lineage.stepped), None)
+        return stepped or next((lineage for lineage in open_ones if lineage.stepped is None), None)
+
+    def _step(self, lineage: Lineage | None) -> tuple[Lineage, int, bool]:
         """The episode and step of a request that brings only what is new, and whether that begins the episode."""
-        lineage: Lineage | None = None
-        for known in reversed(self.state.lineages):
-            if known.stepped and not known.closed:
-                lineage = known
-                break
-            if known.stepped is None and not known.closed and lineage is None:
-                lineage = known
         if lineage is None:
             return self._begin(None, 0), self.caller.step or 0, True
         last = lineage.marks[-1].step if lineage.marks else -1
