@@ -30,10 +30,16 @@ def test_a_meter_holds_the_mean_of_its_window() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "quantile"), [(-0.5, -math.inf), (0.0, -math.inf), (0.2, 1), (0.21, 2), (0.7, 4), (1, 5), (2, 5)]
+    ("share", "cut"),
+    [(-0.5, (-math.inf, 0)), (0, (-math.inf, 0)), (0.2, (1, 0)), (0.25, (2, 0.75)), (0.7, (4, 0.5)), (1, (5, 0)), (2, (5, 0))],
 )
-def test_a_quantile_is_the_smallest_score_that_the_share_does_not_exceed(share: float, quantile: float) -> None:
-    assert filled([5, 3, 1, 4, 2]).quantile(share) == quantile
+def test_a_cut_leaves_the_share_below(share: float, cut: tuple[float, float]) -> None:
+    assert filled([5, 3, 1, 4, 2]).cut(share) == pytest.approx(cut)
+
+
+def test_a_cut_divides_equal_scores() -> None:
+    assert filled([0, 1, 1, 1, 1, 2, 2, 3]).cut(0.5) == (1, 0.25)
+    assert filled([7] * 10).cut(0.7) == (7, pytest.approx(0.3))
 
 
 def test_scores_forget_the_oldest() -> None:
@@ -41,7 +47,7 @@ def test_scores_forget_the_oldest() -> None:
     values = [chance.gauss(0, 1) for _ in range(500)]
     scores = filled(values, size=64)
     assert len(scores) == 64
-    assert [scores.quantile(i / 64) for i in range(1, 65)] == sorted(values[-64:])
+    assert [scores.cut(i / 64)[0] for i in range(1, 65)] == sorted(values[-64:])
     assert scores.rank(sorted(values[-64:])[31]) == 0.5
 
 
@@ -87,6 +93,12 @@ def test_on_a_longer_ladder_the_mean_rung_is_the_budget() -> None:
 
 def test_a_rule_without_thresholds_has_none() -> None:
     assert Control(0.3, window=10).thresholds(Scores()) == ()
+
+
+@pytest.mark.parametrize("levels", [1, 2, 7])
+def test_equal_scores_spend_the_budget_too(levels: int) -> None:
+    chance = random.Random(3)
+    assert drive(Control(0.3, (0.0,), window=10), lambda: chance.randrange(levels), 8000) == pytest.approx(0.3, abs=0.02)
 
 
 def drive(control: Control, draw: Callable[[], float], steps: int) -> float:

@@ -1,9 +1,9 @@
 """Keeping a router within a budget K: which threshold spends it, what was spent, and the alarm when the two differ.
 
 Where calibration by playing found thresholds for the router, they hold. Otherwise the threshold is the running (1 - K) quantile
-of the scores that this policy lately gave, beginning at the router's own threshold until `SETTLED` scores were seen; a
-threshold moves the trajectories that the next scores come from, so this follows K without ever being sure of it. K = 0 and K =
-1 need no scores: all low and all high.
+of the scores that this policy lately gave (of equal ones a part), beginning at the router's own threshold until `SETTLED`
+scores were seen; a threshold moves the trajectories that the next scores come from, so this follows K without ever being sure
+of it. K = 0 and K = 1 need no scores: all low and all high.
 
 With feedback an integral controller moves the threshold, in quantiles of the recent scores, against the difference between what
 was spent and K. One step moves it by difference / `INERTIA`: what it corrects is the drift of hours, not the episode at hand.
@@ -14,7 +14,7 @@ It knows numbers alone.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -74,10 +74,18 @@ class Scores:
         self._recent.append(score)
         insort(self._sorted, score)
 
-    def quantile(self, share: float) -> float:
-        """The smallest score that at least `share` of all (taken into 0..1) do not exceed; for none, minus infinity."""
-        rank = math.ceil(round(min(1.0, share) * len(self._sorted), 9))
-        return self._sorted[rank - 1] if rank > 0 else -math.inf
+    def cut(self, share: float) -> tuple[float, float]:
+        """The quantile at `share` (taken into 0..1), and which part of the scores equal to it lies above the cut.
+
+        Scores are often equal: those of short messages, or all of them where nothing is known. At 0 the quantile is minus
+        infinity.
+        """
+        place = round(min(1.0, share) * len(self._sorted), 9)
+        if place <= 0:
+            return -math.inf, 0.0
+        value = self._sorted[math.ceil(place) - 1]
+        below, upto = bisect_left(self._sorted, value), bisect_right(self._sorted, value)
+        return value, (upto - place) / (upto - below)
 
     def rank(self, threshold: float) -> float:
         """The share of scores that do not exceed `threshold`."""
@@ -107,20 +115,23 @@ class Control:
         self._own = own[0] if own else 0.0
         self._gaps = gaps(own) if self.calibrated is None else (0.0,) * len(own)  # calibration finds one number for all rungs
         self._feedback, self._shift = feedback and 0.0 < budget < 1.0, 0.0
-        self._limit = alarm
+        self._limit, self._carry = alarm, 0.0
+        self.latest: tuple[float, ...] = tuple(own)  # thresholds
 
     def thresholds(self, scores: Scores) -> tuple[float, ...]:
-        """One per rung above the lowest, ascending. `scores` holds the router's recent ones, less each of `gaps`."""
+        """Those of the next step: one per rung above the lowest, ascending.
+
+        `scores` holds the router's recent ones, less each of `gaps`.
+        """
         base = self._base(scores)
-        return tuple(base + gap for gap in self._gaps)
+        self.latest = tuple(base + gap for gap in self._gaps)
+        return self.latest
 
     def observe(self, share: float) -> None:
         """One step spent `share`: 1 at the highest variant, 0 at the lowest."""
         self.meter.add(share)
         if self._feedback:
-            lowest, highest = (
-                (self.budget - 1.0, self.budget) if self.calibrated is None else (-1.0, 1.0)
-            )
+            lowest, highest = (self.budget - 1.0, self.budget) if self.calibrated is None else (-1.0, 1.0)
             self._shift = min(highest, max(lowest, self._shift + (share - self.budget) / INERTIA))
 
     @property
@@ -135,8 +146,17 @@ class Control:
         if len(scores) < SETTLED:
             return self._own if self.calibrated is None else self.calibrated
         if self.calibrated is None:
-            return scores.quantile(1.0 - self.budget + self._shift)
-        return self.calibrated if self._shift == 0.0 else scores.quantile(scores.rank(self.calibrated) + self._shift)
+            return self._cut(scores, 1.0 - self.budget + self._shift)
+        return self.calibrated if self._shift == 0.0 else self._cut(scores, scores.rank(self.calibrated) + self._shift)
+
+    def _cut(self, scores: Scores, share: float) -> float:
+        """The quantile, or just below it at evenly spread steps: so the right part of equal scores exceeds it."""
+        value, part = scores.cut(share)
+        self._carry += part
+        if self._carry < 1.0:
+            return value
+        self._carry -= 1.0
+        return math.nextafter(value, -math.inf)
 
 
 def gaps(thresholds: Sequence[float]) -> tuple[float, ...]:

@@ -304,7 +304,7 @@ class Policy:
             "realised": control.meter.mean,
             "steps": len(control.meter),
             "alarm": control.alarm,
-            "thresholds": control.thresholds(version.scores),
+            "thresholds": control.latest,
             "calibrated": control.calibrated is not None,
         }
 
