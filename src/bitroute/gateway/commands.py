@@ -75,7 +75,8 @@ def serve(
     from bitroute.gateway.config import GatewayConfig  # noqa: PLC0415
     from bitroute.gateway.serve import serve as run  # noqa: PLC0415
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("bitroute").setLevel(logging.INFO)
     given: dict[str, dict[str, Any]] = {
         "server": {"host": host, "port": port, "admin_port": admin_port, "workers": workers, "model_name": model_name},
         "routing": {"router": router, "budget": budget, "mode": mode},
