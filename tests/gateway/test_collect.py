@@ -289,7 +289,7 @@ def test_the_official_client_repeats_the_answer_that_was_collected() -> None:
             del upstream.calls[1:], upstream.collectors[1:]
             history = [*messages, repeated, {"role": "tool", "tool_call_id": "c1", "content": "a pan"}]
             client.chat.completions.create(model="auto", messages=history)
-            assert upstream.agrees() and upstream.calls[1].tool == "go"
+            assert upstream.agrees() and upstream.calls[1].tools == ("go",)
 
 
 def test_the_official_client_repeats_a_streamed_answer() -> None:
@@ -373,7 +373,7 @@ def test_responses(stream: bool) -> None:
             list(client.responses.create(model="auto", input=given, stream=True))
         else:
             client.responses.create(model="auto", input=given)
-    assert upstream.agrees() and upstream.calls[1].tool == "go"
+    assert upstream.agrees() and upstream.calls[1].tools == ("go",)
     collector = upstream.collectors[0]
     assert collector.done and collector.malformed == 0 and collector.tokens == Tokens(prefill=5, cached=4, decode=2)
     assert collector.answer is not None and collector.answer.text == 'ok\ngo {"n":1,"to":"shelf 1"}'

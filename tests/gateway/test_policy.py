@@ -303,22 +303,63 @@ def test_a_retry_gets_its_ruling_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tool", "served", "reason"),
+    ("tools", "served", "reason"),
     [
-        (None, "w4", "always"),
-        ("look", "w4", "always"),
-        ("write", "w8", "floor"),
-        ("pay", "bf16", "floor"),
-        ("any", "w4", "always"),
+        ((), "w4", "always"),
+        (("look",), "w4", "always"),
+        (("write",), "w8", "floor"),
+        (("pay",), "bf16", "floor"),
+        (("any",), "w4", "always"),
+        (("write", "look"), "w8", "floor"),
+        (("any", "pay", "write"), "bf16", "floor"),
     ],
 )
-def test_a_floor_raises_a_tools_steps(tool: str | None, served: str, reason: str) -> None:
+def test_a_floor_raises_a_tools_steps_the_highest_of_several(tools: tuple[str, ...], served: str, reason: str) -> None:
     async def test(policy: Policy) -> None:
-        ruling = await policy.decide(place(OPENING), call(tool), AUTO, free)
+        ruling = await policy.decide(place(OPENING), call(*tools), AUTO, free)
         assert (ruling.decision.variant, ruling.decision.reason, ruling.intended) == (served, reason, "w4")
         assert ruling.decision.propensity == 1.0
 
     using(test, TRIO, router="always:low", floors={"look": "w4", "write": "w8", "pay": "bf16"})
+
+
+@pytest.mark.parametrize(
+    ("model", "forced", "floor", "tools", "served", "reason"),
+    [
+        ("auto", None, "w4", (), "w4", "always"),
+        ("auto", None, "w8", (), "w8", "floor"),
+        ("auto-0.1", None, "bf16", (), "bf16", "floor"),
+        ("auto", None, "w8", ("pay",), "bf16", "floor"),
+        ("auto", None, "bf16", ("write",), "bf16", "floor"),
+        ("w4", None, "w8", (), "w8", "floor"),
+        ("w8", None, "w8", (), "w8", "bypass"),
+        ("bf16", None, "w8", (), "bf16", "bypass"),
+        ("auto", "w4", "bf16", (), "bf16", "floor"),
+        ("auto", "bf16", "w8", (), "bf16", "forced"),
+        ("auto", None, "gone", (), "w4", "always"),
+        ("w4", None, "gone", (), "w4", "bypass"),
+    ],
+)
+def test_a_keys_floor_raises_whatever_is_asked_for(
+    model: str, forced: str | None, floor: str, tools: tuple[str, ...], served: str, reason: str
+) -> None:
+    async def test(policy: Policy) -> None:
+        ruling = await policy.decide(place(OPENING), call(*tools), policy.resolve(model, forced, floor), free)
+        assert (ruling.decision.variant, ruling.decision.reason) == (served, reason)
+        assert (ruling.budget is None) == (model in TRIO or forced is not None)
+        policy.switch("w4")
+        switched = await policy.decide(place(OPENING), call(*tools), policy.resolve(model, forced, floor), free)
+        assert switched.decision == Decision("w4", reason="switch")
+
+    using(test, TRIO, router="always:low", floors={"write": "w8", "pay": "bf16"})
+
+
+def test_a_floor_that_is_no_variant_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    policy = Policy(routing())
+    for floor in ("gone", "gone", "other", "high"):
+        policy.resolve("auto", None, floor)
+    said = [record.message for record in caplog.records]
+    assert len(said) == 2 and "'gone'" in said[0] and "low, high" in said[0] and "'other'" in said[1]
 
 
 def test_a_floor_and_a_drawn_decision() -> None:

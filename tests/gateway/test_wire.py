@@ -255,7 +255,7 @@ def test_a_chat_reads_as_turns() -> None:
         ("assistant", 'go {"n":1,"to":"shelf 1"}'),
         ("user", "you see a pan"),
     ]
-    assert call.tool == "go" and len({turn.digest for turn in call.turns}) == 4
+    assert call.tools == ("go",) and len({turn.digest for turn in call.turns}) == 4
     assert all(len(turn.digest) == 16 for turn in call.turns)
 
 
@@ -374,7 +374,7 @@ def test_responses_items_read_as_turns() -> None:
         ("assistant", 'ok\ngo {"to":1}'),
         ("user", "a pan"),
     ]
-    assert call.tool == "go"
+    assert call.tools == ("go",)
     as_chat = chat(
         user("find it"),
         {
@@ -421,23 +421,46 @@ def test_anthropic_messages_read_as_turns() -> None:
         ("assistant", 'ok\ngo {"to":1}'),
         ("user", "a pan\nmore"),
     ]
-    assert call.tool == "go"
+    assert call.tools == ("go",)
     assert [turn.text for turn in request(Endpoint.MESSAGES, system="s", messages=[user("x")]).turns] == ["s", "x"]
 
 
-def test_the_tool_of_a_step() -> None:
-    asked = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}
-    result = {"role": "tool", "tool_call_id": "1", "content": "x"}
-    forced = {"type": "function", "function": {"name": "g"}}
-    assert chat(user("x")).tool is None
-    assert chat(user("x"), asked, result).tool == "f"
-    assert chat(user("x"), asked, result, user("go on")).tool is None
-    assert chat(user("x"), {"role": "function", "name": "old", "content": "x"}).tool == "old"
-    assert request(Endpoint.CHAT, messages=[user("x")], tool_choice=forced).tool == "g"
-    assert request(Endpoint.CHAT, messages=[user("x")], tool_choice="auto").tool is None
-    assert request(Endpoint.CHAT, messages=[user("x")], function_call={"name": "g"}).tool == "g"
-    assert request(Endpoint.RESPONSES, input="x", tool_choice={"type": "function", "name": "g"}).tool == "g"
-    assert request(Endpoint.MESSAGES, messages=[user("x")], tool_choice={"type": "tool", "name": "g"}).tool == "g"
+def test_the_tools_of_a_step() -> None:
+    def asks(**tools: str) -> dict[str, Any]:
+        calls = [{"id": id_, "function": {"name": name, "arguments": "{}"}} for id_, name in tools.items()]
+        return {"role": "assistant", "tool_calls": calls}
+
+    def result(id_: str) -> dict[str, Any]:
+        return {"role": "tool", "tool_call_id": id_, "content": "x"}
+
+    first, forced = [user("x"), asks(a="f")], {"type": "function", "function": {"name": "g"}}
+    assert chat(user("x")).tools == ()
+    assert chat(*first, result("a")).tools == ("f",)
+    assert chat(*first, result("a"), user("go on")).tools == ("f",)  # not answered yet
+    assert chat(*first, result("a"), asks(b="g", c="h", d="g"), result("c"), result("b"), result("d")).tools == ("h", "g")
+    assert chat(*first, result("unknown")).tools == ()
+    assert chat(*first, result("a"), {"role": "assistant", "content": "y"}, user("z")).tools == ()
+    assert chat(user("x"), {"role": "function", "name": "old", "content": "x"}).tools == ("old",)
+    assert request(Endpoint.CHAT, messages=[*first, result("a")], tool_choice=forced).tools == ("f", "g")
+    assert request(Endpoint.CHAT, messages=[user("x")], tool_choice=forced).tools == ("g",)
+    assert request(Endpoint.CHAT, messages=[user("x")], tool_choice="auto").tools == ()
+    assert request(Endpoint.CHAT, messages=[user("x")], function_call={"name": "g"}).tools == ("g",)
+    assert request(Endpoint.RESPONSES, input="x", tool_choice={"type": "function", "name": "g"}).tools == ("g",)
+    assert request(Endpoint.MESSAGES, messages=[user("x")], tool_choice={"type": "tool", "name": "g"}).tools == ("g",)
+
+
+def test_the_tools_of_parallel_calls_in_other_dialects() -> None:
+    called = [{"type": "function_call", "call_id": i, "name": n, "arguments": "{}"} for i, n in (("a", "f"), ("b", "g"))]
+    given = [{"type": "function_call_output", "call_id": i, "output": "x"} for i in "ab"]
+    assert request(Endpoint.RESPONSES, input=[*called, *given]).tools == ("f", "g")
+    spoken = {"role": "assistant", "content": "y"}
+    assert request(Endpoint.RESPONSES, input=[*called, *given, spoken, {"role": "user", "content": "z"}]).tools == ()
+    uses = [{"type": "tool_use", "id": i, "name": n, "input": {}} for i, n in (("a", "f"), ("b", "g"))]
+    results = [{"type": "tool_result", "tool_use_id": i, "content": "x"} for i in "ab"]
+    history = [user("x"), {"role": "assistant", "content": uses}, {"role": "user", "content": results}]
+    assert request(Endpoint.MESSAGES, messages=history).tools == ("f", "g")
+    assert request(Endpoint.MESSAGES, messages=[*history, user("go on")]).tools == ("f", "g")
+    assert request(Endpoint.MESSAGES, messages=[*history, spoken, user("z")]).tools == ()
 
 
 # Errors

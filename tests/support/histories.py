@@ -25,7 +25,7 @@ def call(*texts: str, body: str = "", endpoint: Endpoint = Endpoint.CHAT, **fiel
     """A request with this history; equal arguments give equal bodies, `body` tells equal histories apart."""
     digest = blake2b(repr((texts, body, sorted(fields.items()))).encode(), digest_size=16).digest()
     raw = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in fields.items()}
-    return Call(endpoint, "auto", False, raw, tuple(map(turn, texts)), None, True, digest)
+    return Call(endpoint, "auto", False, raw, tuple(map(turn, texts)), (), True, digest)
 
 
 def caller(

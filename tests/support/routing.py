@@ -51,9 +51,9 @@ def routing(ladder: Sequence[str] = ("low", "high"), **fields: Any) -> GatewayCo
     return GatewayConfig.of({"variants": variants, "routing": fields}, "test")
 
 
-def call(tool: str | None = None) -> Call:
+def call(*tools: str) -> Call:
     """A chat request, as far as decisions look at it."""
-    return Call(Endpoint.CHAT, "auto", False, {}, (), tool, False, b"")
+    return Call(Endpoint.CHAT, "auto", False, {}, (), tools, False, b"")
 
 
 def place(view: View, episode: str = "e", seed: int = 0, retried: Ruling | None = None) -> Place:

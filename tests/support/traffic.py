@@ -43,7 +43,7 @@ def turn(role: Any, text: str) -> Turn:
 
 
 def call(turns: Sequence[Turn], body: bytes = b"") -> Call:
-    return Call(Endpoint.CHAT, "auto", False, {}, tuple(turns), None, False, (body or chain(turns))[:16])
+    return Call(Endpoint.CHAT, "auto", False, {}, tuple(turns), (), False, (body or chain(turns))[:16])
 
 
 def ruling(variant: str = "low", **options: Any) -> Ruling:

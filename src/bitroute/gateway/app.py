@@ -210,7 +210,7 @@ class Gateway:
         exchange.arrived = time.perf_counter()
         call = exchange.call = parse(exchange.endpoint, body)
         forced = exchange.headers.get("x-bitroute-force")
-        requested = self.policy.resolve(call.model, client.force or forced)
+        requested = self.policy.resolve(call.model, client.force or forced, client.floor)
         exchange.limits = self.keys.admit(client, forced or call.model)
         exchange.caller = identify(call, exchange.headers, client.scope, self.config.sessions.headers)
         async with _until_gone(exchange, receive):

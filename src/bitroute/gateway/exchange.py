@@ -64,8 +64,8 @@ class Turn:
 class Call:
     """A parsed request. `fields` are the body's own bytes by key, so that what is not changed travels as it came.
 
-    `tool` names the tool whose result the newest message brings, or that the request forces; `wants_usage` says whether the
-    client asked for usage in its stream; `digest` is of the whole body.
+    `tools` names the tools whose results the model has not answered yet, and the one that the request forces, each once;
+    `wants_usage` says whether the client asked for usage in its stream; `digest` is of the whole body.
     """
 
     endpoint: Endpoint
@@ -73,7 +73,7 @@ class Call:
     stream: bool
     fields: Mapping[str, msgspec.Raw]
     turns: tuple[Turn, ...]
-    tool: str | None
+    tools: tuple[str, ...]
     wants_usage: bool
     digest: bytes
 
@@ -122,8 +122,8 @@ class Place:
     `parent` is (episode, number of steps shared) for a branch. `retried` is the ruling of the same step's earlier try: it is
     used again. `opened` says that this request began the episode. `seed` is the episode's, for the routers' draws.
 
-    `scope` and `explicit` are the caller's. `chain` is the digest of the request's whole history (`sessions.chain`), `turns` the
-    number of messages in it: what a recorder keeps of the lineage, so that the session can be remembered again after a crash.
+    `scope` and `explicit` are the caller's. `chain` is the digest of the request's whole history (`sessions.chain`), `turns`
+    the number of messages in it: what a recorder keeps of the lineage, so that the session can be remembered after a crash.
     """
 
     session: str

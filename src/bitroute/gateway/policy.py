@@ -1,9 +1,9 @@
 """Who decides, in which mode, within which budget: from a request's place in its episode to the variant that serves it.
 
 It knows routers, budgets and the names a request may ask for, and nothing of HTTP or upstreams. The order of precedence: the
-kill switch; the ruling of an earlier try of the same step; a variant asked for by name or forced (floors do not bind it: it was
-asked for); then the router, whose choice may be replaced by shadow mode or flipped by explore mode, and is raised to its tool's
-floor.
+kill switch; the ruling of an earlier try of the same step; a variant asked for by name or forced; then the router, whose choice
+may be replaced by shadow mode or flipped by explore mode, and is raised to the highest floor of its tools. A key's floor raises
+both that and what is asked for; tools' floors do not bind what was asked for.
 
 `decision.reason` is the router's own word where it was followed, else `shadow`, `flip`, `floor` (a floor holds for this step,
 raised or not), `late` and `router-error` (it failed: high is served), `saturated` (it failed, and high has no room: low),
@@ -21,8 +21,8 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from bitroute.episode import Decision
@@ -50,12 +50,14 @@ _BUDGET: Final = re.compile(r"auto-(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
 class Requested:
     """What a request asks for: a budget to be routed within (`variant` None), or a variant by its name (`budget` None).
 
-    `reason` is `auto` (the configured budget), `budget` (one of its own), `bypass` or `forced`.
+    `reason` is `auto` (the configured budget), `budget` (one of its own), `bypass` or `forced`. `floor` is the lowest variant
+    that may serve it, whatever else is asked for.
     """
 
     budget: float | None
     variant: str | None
     reason: str
+    floor: str | None = None
 
 
 class Version:
@@ -151,6 +153,7 @@ class Policy:
             raise ConfigError(f"routing.splits: two arms have one name in {', '.join(names)}")
         self._served = routing.serve or self.ladder[-1]
         self._floors = {tool: name for tool, name in routing.floors.items() if name != self.ladder[0]}
+        self._unknown: set[str] = set()  # floors of keys that are no variants, which was logged
         self._explore = Exploration(routing.explore, routing.horizon)
         self._trails: Memory[Trail] = Memory(routing.cache // 4)
         self._thread = ScoringThread(routing.cache - routing.cache // 4)
@@ -179,12 +182,18 @@ class Policy:
         budgets = (row.budget for row in self._arms[0].version.loaded.calibration)
         return [AUTO, *(f"{AUTO}-{budget:g}" for budget in budgets), *self.ladder]
 
-    def resolve(self, model: str, forced: str | None) -> Requested:
-        """What `model` and a forced variant (a header's or a key's) ask for.
+    def resolve(self, model: str, forced: str | None, floor: str | None = None) -> Requested:
+        """What `model` and a forced variant (a header's or a key's) ask for, above a key's floor.
 
-        Raises GatewayError: 404 for a model that there is not, 400 for a forced variant that there is not.
+        Raises GatewayError: 404 for a model that there is not, 400 for a forced variant that there is not. A floor that there
+        is not (the ladder may be younger than the key) is logged and left out.
         """
-        requested = self._requested(model)
+        if floor is not None and floor not in self.ladder:
+            if floor not in self._unknown:
+                self._unknown.add(floor)
+                log.warning("a key's floor %r is no variant and does not hold; there are %s", floor, ", ".join(self.ladder))
+            floor = None
+        requested = replace(self._requested(model), floor=floor)
         if forced is None:
             return requested
         if forced not in self.ladder:
@@ -194,7 +203,7 @@ class Policy:
                 code="invalid_value",
                 param="x-bitroute-force",
             )
-        return Requested(None, forced, "forced")
+        return Requested(None, forced, "forced", floor)
 
     def _requested(self, model: str) -> Requested:
         if model == AUTO:
@@ -218,7 +227,8 @@ class Policy:
         if place.retried is not None:
             return place.retried
         if requested.variant is not None:
-            return self._fixed(place, requested.variant, requested.reason)
+            floor = max(requested.floor or requested.variant, requested.variant, key=self.ladder.index)
+            return self._fixed(place, floor, requested.reason if floor == requested.variant else "floor")
         arm = self._arm(place.seed)
         budget = arm.budget if requested.budget is None or requested.reason == AUTO else requested.budget
         version = arm.version
@@ -235,7 +245,7 @@ class Policy:
                 log.warning("%s failed, and steps fall to %s: %s", version.policy, self.ladder[-1], error, exc_info=error)
             decision = self._fall("router-error", saturated)
         seconds = time.perf_counter() - started
-        served, flipped = self._serve(decision, place, call.tool)
+        served, flipped = self._serve(decision, place, self._floor(call.tools, requested.floor))
         return Ruling(
             served,
             decision.variant,
@@ -324,9 +334,15 @@ class Policy:
         version.see(score)
         return router.settle(score, thresholds, place.seed, len(view.actions)), thresholds[0]
 
-    def _serve(self, decision: Decision, place: Place, tool: str | None) -> tuple[Decision, bool]:
-        """What is served of the router's decision, and whether that is a flip."""
-        floor = self._floors.get(tool) if tool is not None else None
+    def _floor(self, tools: Sequence[str], lowest: str | None) -> str | None:
+        """The highest of the tools' floors and the key's, None where that is the ladder's lowest."""
+        floors = [self._floors[tool] for tool in tools if tool in self._floors]
+        if lowest is not None and lowest != self.ladder[0]:
+            floors.append(lowest)
+        return max(floors, key=self.ladder.index, default=None)
+
+    def _serve(self, decision: Decision, place: Place, floor: str | None) -> tuple[Decision, bool]:
+        """What is served of the router's decision above `floor`, and whether that is a flip."""
         flipped, failed = False, decision.reason in FAILED
         if self.mode == "shadow":
             decision = Decision(self._served, decision.score, decision.reason if failed else "shadow")

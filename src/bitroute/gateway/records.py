@@ -176,7 +176,7 @@ class Recorder:
             "endpoint": call.endpoint.value,
             "model": call.model,
             "stream": call.stream,
-            "tool": call.tool,
+            "tool": ", ".join(call.tools) or None,
             "retry": place.retried is not None,
             "variant": outcome.variant,
             "decision": decision.variant if decision else None,

@@ -190,10 +190,10 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The turns of a request, and the tool whose result the newest message brings."""
+    """The turns of a request, and the tools whose results came since the model spoke last, in their order."""
 
     turns: tuple[Turn, ...]
-    tool: str | None = None
+    tools: tuple[str, ...] = ()
 
 
 def chat_call(call: ChatCall) -> ToolCall:
@@ -226,18 +226,19 @@ def chat(raw: Raw) -> History:
     """`messages` of chat completions. Raises msgspec's errors where it is no list of messages."""
     turns: list[Turn] = []
     names: dict[str, str] = {}
-    tool: str | None = None
+    tools: list[str | None] = []
     for message in _CHAT.decode(raw):
         turn, calls = chat_turn(message)
         turns.append(turn)
         for call in calls:
             names[call.id] = call.name
-        tool = None
-        if message.role == "tool":
-            tool = names.get(message.tool_call_id or "") or message.name
+        if turn.role == "assistant":
+            tools = []
+        elif message.role == "tool":
+            tools.append(names.get(message.tool_call_id or "") or message.name)
         elif message.role == "function":
-            tool = message.name
-    return History(tuple(turns), tool)
+            tools.append(message.name)
+    return History(tuple(turns), _named(tools))
 
 
 def completion(raw: Raw) -> History:
@@ -252,15 +253,22 @@ def blocks(raw: Raw, system: Raw | None) -> History:
     """`messages` and `system` of `/v1/messages`. Raises msgspec's errors where they are not."""
     turns = _opening(system)
     names: dict[str, str] = {}
-    tool: str | None = None
+    tools: list[str | None] = []
     for message in _BLOCKS.decode(raw):
         draft = Draft()
         draft.add(message.content)
         turns.append(draft.turn(ROLES.get(message.role, "user")))
-        tool = next((names[mark] for mark in reversed(draft.marks) if isinstance(mark, str) and mark in names), None)
+        if turns[-1].role == "assistant":
+            tools = []
+        tools += [names[mark] for mark in draft.marks if isinstance(mark, str) and mark in names]
         for call in draft.calls:
             names[call.id] = call.name
-    return History(tuple(turns), tool)
+    return History(tuple(turns), _named(tools))
+
+
+def _named(tools: list[str | None]) -> tuple[str, ...]:
+    """Those that are known by name, each once."""
+    return tuple(dict.fromkeys(filter(None, tools)))
 
 
 def _opening(raw: Raw | None) -> list[Turn]:
@@ -281,23 +289,24 @@ def items(raw: Raw, instructions: Raw | None = None) -> History:
     if isinstance(given, str):
         return History((*turns, Draft([given]).turn("user")))
     names: dict[str, str] = {}
-    tool: str | None = None
+    tools: list[str | None] = []
     answer: Draft | None = None
     for item in given:
         said, role, called = _item(item, answer or Draft())
-        tool = names.get(called) if called else None
         if role == "assistant":
-            answer = said
+            answer, tools = said, []
             for call in said.calls:
                 names[call.id] = call.name
             continue
+        if called:
+            tools.append(names.get(called))
         if answer is not None:
             turns.append(answer.turn("assistant"))
             answer = None
         turns.append(said.turn(role))
     if answer is not None:
         turns.append(answer.turn("assistant"))
-    return History(tuple(turns), tool)
+    return History(tuple(turns), _named(tools))
 
 
 def _item(raw: Raw, answer: Draft) -> tuple[Draft, Role, str | None]:

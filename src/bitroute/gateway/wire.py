@@ -81,13 +81,14 @@ def parse(endpoint: Endpoint, body: bytes) -> Call:
         options = _read(fields, "stream_options", _OPTIONS) or {}
         wants_usage = bool(_read(options, "include_usage", _FLAG, "stream_options.include_usage"))
     history = _history(endpoint, fields)
+    forced = _forced(fields)
     return Call(
         endpoint=endpoint,
         model=model,
         stream=stream,
         fields=fields,
         turns=history.turns,
-        tool=history.tool or _forced(fields),
+        tools=history.tools if forced is None or forced in history.tools else (*history.tools, forced),
         wants_usage=wants_usage,
         digest=blake2b(body, digest_size=16).digest(),
     )
