@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -64,7 +64,5 @@ def _hang_up(port: int | None) -> None:
             continue
         with connection:
             if connection.family == socket.AF_INET and connection.getsockname()[1] == port:
-                try:
+                with suppress(OSError):  # the other side was faster
                     connection.shutdown(socket.SHUT_RDWR)
-                except OSError:  # the other side was faster
-                    pass

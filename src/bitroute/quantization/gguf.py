@@ -2,6 +2,9 @@
 
 As in every variant, the block layers alone are stored in low bits. Embeddings (they are the head as well) stay float16, norms
 float32, as llama.cpp wants them. The tokenizer must be this package's: byte-level BPE behind GPT-2's pre-tokenizer.
+Schemes are llama.cpp's own types (`gguf-f16`, `gguf-q8_0`, `gguf-q4_0`), or a round-to-nearest scheme of this package up to 4
+bits (`gguf-w2g128-rtn`): llama.cpp has no such types, but its Q4_1 (4-bit codes, a scale and an offset for 32 weights) holds
+their weights exactly, if not as small.
 Format: the GGUF specification of ggml, with the key and tensor names that llama.cpp reads for `qwen3`.
 """
 
@@ -9,29 +12,34 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, LlamaFileType, TokenType, quants
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFWriter, LlamaFileType, TokenType, quants
 
 from bitroute.engines.qwen3 import Qwen3, load_model
 from bitroute.errors import ConfigError, DataError
 from bitroute.quantization.fingerprint import fingerprint
-from bitroute.quantization.model import block_linears
+from bitroute.quantization.linear import QuantizedLinear
+from bitroute.quantization.model import block_linears, quantized_linears
+from bitroute.quantization.quantize import quantize_model
+from bitroute.quantization.scheme import Scheme
 from bitroute.store.files import replacing
 
 PREFIX: Final = "gguf-"
 FINGERPRINT: Final = "bitroute.fingerprint"  # of the checkpoint that a file was made from
 
-# Blocks of 32 weights: 16, 8.5 and 4.5 bits a weight.
 _TYPES: Final = {
     "gguf-f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "gguf-q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
     "gguf-q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
 }
-SCHEMES: Final = tuple(_TYPES)
+_HOLDER: Final = (GGMLQuantizationType.Q4_1, LlamaFileType.MOSTLY_Q4_1)  # of this package's schemes
+_BLOCK: Final = 32  # weights that share a scale
 
 _BLOCK_NAMES: Final = {
     "self_attn.q_proj": "attn_q",
@@ -49,17 +57,35 @@ _BLOCK_NAMES: Final = {
 _TOP_NAMES: Final = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
+@dataclass(frozen=True, slots=True)
+class GgufScheme:
+    """How block layers are stored: llama.cpp's type and its number for the whole file; `own` is the scheme that Q4_1 holds."""
+
+    name: str
+    kind: GGMLQuantizationType
+    file_type: LlamaFileType
+    own: Scheme | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The scheme called `text`, e.g. `gguf-q4_0`. Raises ConfigError when there is none."""
+        if text in _TYPES:
+            return cls(text, *_TYPES[text])
+        own = Scheme.parse(text.removeprefix(PREFIX)) if text.startswith(f"{PREFIX}w") else None
+        if own is None or own.bits > 4 or own.nested is not None or own.method != "rtn":
+            raise ConfigError(f"unknown scheme {text!r}: expected {', '.join(_TYPES)}, or gguf-w<2..4>g<group>-rtn")
+        return cls(text, *_HOLDER, own)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """What one weight takes, its share of the block's scale and offset included."""
+        weights, size = GGML_QUANT_SIZES[self.kind]
+        return 8 * size / weights
+
+
 def gguf_path(directory: Path, model: Path, scheme: str) -> Path:
-    """Where the file of `scheme` (one of SCHEMES) is kept. Raises ConfigError for an unknown scheme."""
-    if scheme not in _TYPES:
-        raise ConfigError(f"unknown scheme {scheme!r}: GGUF files are made as {', '.join(SCHEMES)}")
+    """Where the file of a scheme is kept."""
     return directory / f"{model.resolve().name}-{scheme.removeprefix(PREFIX)}.gguf"
-
-
-def bits_per_weight(scheme: str) -> float:
-    """What one weight of a block layer takes, its share of the block's scale included."""
-    weights, size = quants.GGML_QUANT_SIZES[_TYPES[scheme][0]]
-    return 8 * size / weights
 
 
 def export_gguf(model: Path, scheme: str, out: Path) -> Path:
@@ -68,23 +94,22 @@ def export_gguf(model: Path, scheme: str, out: Path) -> Path:
     Equal checkpoints give equal files. Raises ConfigError for an unknown scheme, DataError when the checkpoint or its tokenizer
     cannot be read or stored so, and when the file in `out` is damaged or another model's.
     """
-    path = gguf_path(out, model, scheme)
+    form, path = GgufScheme.parse(scheme), gguf_path(out, model, scheme)
     network = load_model(model, torch.float32)
     name = fingerprint(network.state_dict())
     if path.exists():
         if read_fingerprint(path) != name:
             raise DataError(f"{path}: was made from another model than {model}; remove it to make it again")
         return path
-    kind, file_type = _TYPES[scheme]
     with replacing(path) as temporary:
         writer = GGUFWriter(temporary, "qwen3")
         writer.add_name(model.resolve().name)
-        writer.add_file_type(file_type)
+        writer.add_file_type(form.file_type)
         writer.add_quantization_version(2)
         writer.add_string(FINGERPRINT, name)
         _add_shape(writer, network)
         _add_tokenizer(writer, model, network.config.vocab_size)
-        _add_weights(writer, network, kind)
+        _add_weights(writer, network, form)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -148,20 +173,30 @@ def _add_tokenizer(writer: GGUFWriter, model: Path, size: int) -> None:
     writer.add_chat_template(template)
 
 
-def _add_weights(writer: GGUFWriter, network: Qwen3, kind: GGMLQuantizationType) -> None:
+def _add_weights(writer: GGUFWriter, network: Qwen3, form: GgufScheme) -> None:
     low = block_linears(network)
+    grids = quantized_linears(quantize_model(network, form.own)) if form.own else {}
     state = network.state_dict()
     if network.config.tie_word_embeddings:
         del state["lm_head.weight"]  # llama.cpp takes the embeddings
     for key, tensor in state.items():
         name, values = key.removesuffix(".weight"), tensor.numpy()
-        stored = GGMLQuantizationType.F32 if values.ndim == 1 else kind if name in low else GGMLQuantizationType.F16
+        kind = GGMLQuantizationType.F32 if values.ndim == 1 else form.kind if name in low else GGMLQuantizationType.F16
         try:
             with np.errstate(over="raise"):
-                data = quants.quantize(values, stored)
-        except (FloatingPointError, quants.QuantError, ValueError) as error:
-            raise DataError(f"{key} {values.shape} cannot be stored as {stored.name} ({error})") from error
-        writer.add_tensor(f"{_gguf_name(name)}.weight", data, raw_dtype=stored)
+                data = _blocks(grids[name]) if name in grids else quants.quantize(values, kind)
+        except (FloatingPointError, quants.QuantError) as error:
+            raise DataError(f"{key}: cannot be stored as {kind.name} ({error})") from error
+        writer.add_tensor(f"{_gguf_name(name)}.weight", data, raw_dtype=kind)
+
+
+def _blocks(layer: QuantizedLinear) -> npt.NDArray[np.uint8]:
+    """Q4_1 blocks, uint8 [outputs, bytes]: for every 32 weights scale and offset in float16, then the codes; byte i holds those
+    of weights i and i + 16.
+    """
+    codes = layer.codes.numpy().reshape(layer.out_features, -1, 2, _BLOCK // 2)
+    grid = torch.stack((layer.scale, layer.offset), dim=-1).repeat_interleave(layer.group // _BLOCK, dim=1).numpy()
+    return np.concatenate((grid.view(np.uint8), codes[:, :, 0] | codes[:, :, 1] << 4), axis=-1).reshape(len(codes), -1)
 
 
 def _gguf_name(name: str) -> str:
