@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, Final, Protocol, TypeVar
 
+import aiohttp
 import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -35,7 +36,9 @@ _log = logging.getLogger(__name__)
 N = TypeVar("N", int, float)
 
 MAX_ROWS: Final = 200  # rows of one answer
+LARGEST: Final = 2**53  # of a number asked for: as far as a page's own numbers are exact
 MAX_BODY: Final = 1024  # bytes of a switch
+OTHERS: Final = 2.0  # seconds that another worker has to switch
 HOURS: Final = {"15m": 900, "1h": 3600, "6h": 21600, "24h": 86400}  # the courses on offer, seconds
 KEPT: Final = {"course": 2.0, "policies": 10.0}  # seconds for which what is dear to compute is shown again
 _COUNTS: Final = {  # of the policy's status
@@ -91,6 +94,7 @@ class _Switch(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a switch."""
 
     variant: str | None
+    alone: bool = False  # this worker, and not the others, too
 
 
 class RefusalError(Exception):
@@ -161,8 +165,7 @@ class Admin:
             raise RefusalError(400, f"window: want one of {', '.join(HOURS)}")
 
         def read() -> object:
-            end = self.clock()
-            return {"start": end - HOURS[window], "end": end, "points": self.history.course(end - HOURS[window], end)}
+            return self.history.course(HOURS[window], self.clock())
 
         return _json(await self._read(read, f"course {window}", KEPT["course"]))
 
@@ -189,14 +192,31 @@ class Admin:
             if len(body) > MAX_BODY:
                 raise RefusalError(413, "The switch is too long")
         try:
-            wanted = msgspec.json.decode(body, type=_Switch).variant
+            switch = msgspec.json.decode(body, type=_Switch)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise RefusalError(400, 'Want {"variant": NAME} or {"variant": null}') from error
+        wanted = switch.variant
         if wanted is not None and wanted not in self.config.ladder:
             raise RefusalError(400, f"There is no variant {wanted!r}; there are {', '.join(self.config.ladder)}")
         self.policy.switch(wanted)
         _log.warning("kill switch: %s", f"everything goes to {wanted}" if wanted else "off, the router decides again")
+        if not switch.alone:
+            await self._tell_others(wanted)
         return _json(self._now())
+
+    async def _tell_others(self, wanted: str | None) -> None:
+        """Switch the other workers, too: each has an admin port of its own. Raises RefusalError naming those that did not."""
+        server = self.config.server
+        if server.workers == 1 or server.admin_port == 0:
+            return
+        host = f"[{server.admin_host}]" if ":" in server.admin_host else server.admin_host
+        urls = [f"http://{host}:{server.admin_port + i}/switch" for i in range(server.workers)]
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=OTHERS), raise_for_status=True) as session:
+            told = await asyncio.gather(
+                *(session.post(url, json={"variant": wanted, "alone": True}) for url in urls), return_exceptions=True
+            )
+        if failed := [url for url, result in zip(urls, told, strict=True) if isinstance(result, BaseException)]:
+            raise RefusalError(502, f"These workers did not switch, all others did: {', '.join(failed)}")
 
     def _now(self) -> dict[str, object]:
         recorder = self.recorder
@@ -297,9 +317,12 @@ def _number(request: Request, name: str, kind: Callable[[str], N]) -> N | None:
     if text is None:
         return None
     try:
-        return kind(text)
+        number = kind(text)
     except ValueError as error:
         raise RefusalError(400, f"{name}: want a number") from error
+    if not abs(number) <= LARGEST:  # as nothing is that is not a number
+        raise RefusalError(400, f"{name}: want a number of a moderate size")
+    return number
 
 
 def _limit(request: Request) -> int:

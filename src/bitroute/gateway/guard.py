@@ -56,7 +56,7 @@ class Guard:
         if path not in OPEN and not self._ours(host):
             return "This port answers to an address, to localhost and to server.admin_host; the Host header has another name"
         origin = headers.get("origin")
-        if origin is not None and (urlsplit(origin).netloc.lower() != host or not host):
+        if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
             return "Pages of other sites may not use this port"
         return None
 

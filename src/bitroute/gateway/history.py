@@ -6,6 +6,7 @@ of bounded samples. It returns plain data for JSON; times are Unix seconds, cost
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -62,13 +63,15 @@ class History:
         query = sa.select(*_SHOWN).order_by(steps.c.id.desc()).limit(limit)
         return self._rows(query if after is None else query.where(steps.c.id > after))[::-1]
 
-    def course(self, start: float, end: float) -> list[Row]:
-        """The time from `start` to `end` in `POINTS` parts, without those that had no answer.
+    def course(self, window: float, now: float) -> Row:
+        """The last `window` seconds in `POINTS` parts, which begin at multiples of their width.
 
-        Of each part: n steps, how many of them were `routed`, their share and mean budget, p50 and p95 of the seconds to the
-        answer's end, cost and what it would have been `all_high`.
+        Of each part with answers: its start `at` and its `seconds` until now at most, n steps, how many of them were `routed`, their share
+        and mean budget, p50 and p95 of the seconds to the answer's end, cost and what it would have been `all_high`.
         """
-        width = (end - start) / POINTS
+        width = window / POINTS
+        end = math.ceil(now / width) * width
+        start = end - window
         # Whole milliseconds: casts and divisions of integers are the same in both kinds of database.
         part = sa.cast((steps.c.at - start) * 1000, sa.Integer) // max(1, round(width * 1000))
         routed = steps.c.budget.is_not(None)
@@ -103,7 +106,11 @@ class History:
             sa.func.sum(at.all_high).label("all_high"),
         )
         rows = self._rows(query.group_by(at.part).order_by(at.part))
-        return [{"at": start + row.pop("part") * width, "seconds": width, **row} for row in rows]
+        points = []
+        for row in rows:
+            at_ = start + row.pop("part") * width
+            points.append({"at": at_, "seconds": max(0.001, min(width, now - at_)), **row})
+        return {"start": start, "end": end, "parts": POINTS, "points": points}
 
     def episodes(self, before: float | None, limit: int) -> list[Row]:
         """The newest `limit` episodes, newest first; with `before` only those that started earlier."""

@@ -29,7 +29,8 @@ class Bucket:
 
     def wait(self, amount: float, now: float) -> float:
         """Seconds until `amount` is left; 0 when it is."""
-        return max(0.0, (min(amount, self.limit) - self.level(now)) * MINUTE / self.limit)
+        # To the microsecond: who comes back then must not be turned away by the last bit.
+        return max(0.0, round((min(amount, self.limit) - self.level(now)) * MINUTE / self.limit, 6))
 
 
 class Spending:

@@ -33,8 +33,9 @@ const rows = (id, found, empty) => {
 
 const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
 const percent = (value, digits = 0) => (known(value) ? `${(100 * value).toFixed(digits)} %` : "–");
+const css = (share) => `${(100 * share).toFixed(2)}%`;
 const number = (value) => (known(value) ? value.toLocaleString("en", { maximumFractionDigits: Math.abs(value) < 10 ? 2 : 0 }) : "–");
-const seconds = (value) => (!known(value) ? "–" : value < 1 ? `${(value * 1000).toFixed(value < 0.01 ? 1 : 0)} ms` : `${value.toFixed(value < 10 ? 2 : 1)} s`);
+const seconds = (value) => (!known(value) ? "–" : value === 0 ? "0" : value < 1 ? `${(value * 1000).toFixed(value < 0.01 ? 1 : 0)} ms` : `${value.toFixed(value < 10 ? 2 : 1)} s`);
 const clock = (at, exact = true) => new Date(at * 1000).toLocaleTimeString("en-GB", exact ? {} : { hour: "2-digit", minute: "2-digit" });
 const day = (at) => (new Date(at * 1000).toDateString() === new Date().toDateString() ? clock(at) : new Date(at * 1000).toLocaleString("en-GB"));
 const short = (id) => (id.length > 14 ? `${id.slice(0, 12)}…` : id);
@@ -53,15 +54,15 @@ const tone = (variant) => {
 };
 const chip = (variant) => make("span", { className: "chip", style: { "--tone": tone(variant) } }, variant ?? "none");
 const shareBar = (share) =>
-  known(share) ? make("span", {}, make("span", { className: "bar" }, make("i", { style: { width: percent(share) } })), percent(share)) : "–";
+  known(share) ? make("span", {}, make("span", { className: "bar" }, make("i", { style: { width: css(share) } })), percent(share)) : "–";
 
 /** An estimate as a dot with its interval, on a scale from 0 to 1, and in figures. */
 function range(estimate, colour) {
   if (!estimate) return make("span", { className: "soft" }, "not reported");
   const { value, low, high } = estimate;
   const drawn = make("span", { className: "range", style: { "--tone": colour } },
-    make("i", { style: { left: percent(low, 1).replace(" ", ""), width: percent(high - low, 1).replace(" ", "") } }),
-    make("b", { style: { left: percent(value, 1).replace(" ", "") } }));
+    make("i", { style: { left: css(low), width: css(high - low) } }),
+    make("b", { style: { left: css(value) } }));
   return make("span", { title: `95 % interval ${percent(low, 1)} to ${percent(high, 1)}` }, drawn, `${percent(value)} `,
     make("span", { className: "soft" }, `${percent(low).slice(0, -2)}–${percent(high)}`));
 }
@@ -253,15 +254,18 @@ function confirmSwitch(variant) {
 // The course and what it comes to
 
 async function refreshCourse() {
-  const { start, end, points } = await ask(`course.json?window=${$("window").value}`);
+  const { start, end, parts, points } = await ask(`course.json?window=${$("window").value}`);
   // A part without steps breaks a curve, so that a pause is not drawn as a slope.
-  const width = points.length ? points[0].seconds : 1;
+  const width = (end - start) / parts;
   const filled = [];
   for (const [i, point] of points.entries()) {
     if (i && point.at - points[i - 1].at > 1.5 * width) filled.push({ at: points[i - 1].at + width });
     filled.push(point);
   }
-  const curve = (read) => filled.map((point) => [point.at + width / 2, read(point)]);
+  // The running part is drawn once it has some length; costs are drawn by the minute, so that it is not a fall.
+  const drawn = filled.filter((point) => point.seconds === undefined || point.seconds > 0.3 * width);
+  const curve = (read) => drawn.map((point) => [point.at + width / 2, read(point)]);
+  const rate = (name) => (point) => (known(point[name]) ? (60 * point[name]) / point.seconds : null);
   const sum = (read) => points.reduce((total, point) => total + (read(point) ?? 0), 0);
   const n = sum((p) => p.n);
   const routed = sum((p) => p.routed);
@@ -283,8 +287,8 @@ async function refreshCourse() {
   });
   chart($("chart-cost"), {
     ...common, format: number, summary: `${number(total.cost)} ${state.unit} where all-high would be ${number(total.all_high)}`,
-    curves: [{ name: "spent", colour: "var(--low)", area: true, points: curve((p) => p.cost) },
-      { name: "all-high", colour: "var(--high)", dashed: true, points: curve((p) => p.all_high) }],
+    curves: [{ name: "spent", colour: "var(--low)", area: true, points: curve(rate("cost")) },
+      { name: "all-high", colour: "var(--high)", dashed: true, points: curve(rate("all_high")) }],
   });
   $("share").textContent = percent(share, 1);
   $("share-note").textContent = `of routed steps, budget ${percent(budget)}`;
@@ -293,7 +297,7 @@ async function refreshCourse() {
   $("took").textContent = seconds(p50);
   $("took-note").textContent = `median; slowest 5 % from ${seconds(p95)}`;
   $("count").textContent = number(n);
-  $("count-note").textContent = `answered in the last ${window_}`;
+  $("count-note").textContent = `answered in ${window_}`;
 }
 
 /** The mean over parts, weighted by their steps: near enough to a quantile of all to read at a glance. */
