@@ -255,13 +255,10 @@ def test_the_switch_reaches_all_workers(tmp_path: Path) -> None:
                 admin = Admin(tmp_path, policy=policy, sessions={"url": "redis://unused"}, server=server)
                 running = uvicorn.Server(uvicorn.Config(admin.app, lifespan="on", log_config=None))
                 served.append((running, asyncio.create_task(running.serve([sock]))))
-            async with aiohttp.ClientSession(f"http://127.0.0.1:{port + 1}") as client:
-                async with client.post("/switch", json={"variant": "low"}) as response:
-                    answer = await response.json()
-                    assert response.status == 502
-                    assert (
-                        answer["error"] == f"These workers did not switch, all others did: http://127.0.0.1:{port + 2}/switch"
-                    )
+            url, away = f"http://127.0.0.1:{port + 1}/switch", f"http://127.0.0.1:{port + 2}/switch"
+            async with aiohttp.ClientSession() as client, client.post(url, json={"variant": "low"}) as response:
+                assert response.status == 502
+                assert await response.json() == {"error": f"These workers did not switch, all others did: {away}"}
             for running, task in served:
                 running.should_exit = True
                 await task
