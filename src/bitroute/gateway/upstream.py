@@ -16,13 +16,13 @@ import aiohttp
 from yarl import URL
 
 from bitroute.gateway.config import GatewayConfig, VariantConfig
+from bitroute.gateway.connector import Connector
 from bitroute.gateway.exchange import Attempt, GatewayError
 from bitroute.gateway.health import HealthChecks
 from bitroute.gateway.replicas import Pool, Replica, ReplicaStatus, RetryBudget
 
 MAX_ANSWER: Final = 64 * 1024 * 1024  # bytes of a body that is kept whole
 READ_BUFFER: Final = 8 * 1024  # bytes; the socket is paused at twice that, so a slow client costs little memory
-IDLE: Final = 4.0  # seconds an idle connection is kept: less than the 5 after which uvicorn (vLLM) closes it from its side
 _LARGE: Final = 1024 * 1024  # bytes; aiohttp writes a body above that piece by piece only from a file object
 _RETRIED: Final = frozenset({429, 500, 502, 503, 504})
 _TROUBLED: Final = frozenset({502, 503, 504})  # of the server itself; 429 and 500 may lie in the one request
@@ -149,8 +149,8 @@ class Upstreams:
     async def start(self) -> None:
         """Open the connection pool and check every replica once; call it in the event loop that will serve."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE),
-            timeout=aiohttp.ClientTimeout(total=None, connect=self._times.connect),
+            connector=Connector(self._times.connect),
+            timeout=aiohttp.ClientTimeout(total=None),
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=READ_BUFFER,
             skip_auto_headers=("accept", "user-agent"),
