@@ -323,7 +323,12 @@ def train_lm(
 
 
 @train.command(
-    "router", epilog=_examples("bitroute train router", "bitroute train router --config my.json --out runs/mine --cores 4")
+    "router",
+    epilog=_examples(
+        "bitroute train router",
+        "bitroute train router --config my.json --out runs/mine --cores 4",
+        "bitroute train router --traces traces.jsonl --model models/alfworld-agent --low w2g128-rtn --out runs/recorded",
+    ),
 )
 def train_router(
     out: Out = Path("runs/router"),
@@ -333,15 +338,31 @@ def train_router(
     ] = None,
     cores: Cores = None,
     alfworld_data: AlfworldData = None,
+    traces: Annotated[
+        Path | None, typer.Option(help="Learn from these instead: what `bitroute export` wrote. Nothing is played.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="Directory of the model that served the traces.")] = None,
+    low: Annotated[
+        str | None, typer.Option(help="Scheme of its low variant, which labels the traces together with it.")
+    ] = None,
+    high: Annotated[str | None, typer.Option(help="What the traces call the high variant, if that is not plain.")] = None,
 ) -> None:
     """Train the router: KL-ST, then GRPO.
 
-    Steps of router-train are labelled first. A stopped training goes on where it was.
+    Steps of router-train are labelled first. With --traces recorded steps are labelled and KL-ST alone is trained on them; from
+    features without text a signals router. A stopped training goes on where it was.
     """
     from bitroute.config import ExperimentConfig  # noqa: PLC0415
     from bitroute.experiment import experiment  # noqa: PLC0415
     from bitroute.runs import CONFIG  # noqa: PLC0415
 
+    if traces is not None:
+        if config is not None:
+            raise ConfigError("--config describes what is played, with --traces nothing is: use one of them")
+        _learn(traces, model, low, high, out)
+        return
+    if model is not None or low is not None or high is not None:
+        raise ConfigError("--model, --low and --high go with --traces; without it they stand in the configuration")
     _use(alfworld_data)
     stored = out / CONFIG
     source = config or (stored if stored.exists() else None)
@@ -398,6 +419,27 @@ def demo(out: Out = Path("runs/demo"), model: Model = MODEL, cores: Cores = None
 
     with experiment(demo_config(model), out, cores) as run:
         _whole(run)
+
+
+def _learn(traces: Path, model: Path | None, low: str | None, high: str | None, out: Path) -> None:
+    """Train on what was recorded."""
+    from bitroute.store.features import is_features  # noqa: PLC0415
+    from bitroute.training.effects import train_effects  # noqa: PLC0415
+
+    if is_features(traces):
+        router = out / "routers" / "signals.json"
+        fitted = train_effects(traces, router)
+        typer.echo(f"fitted on {fitted.choices} choices drawn at random, {fitted.high} of them high; the router is {router}")
+        return
+    if model is None or low is None:
+        raise ConfigError("--traces needs --model and --low: their steps are labelled with both variants of the model")
+    from bitroute.training.recorded import train_recorded  # noqa: PLC0415
+
+    found = train_recorded(traces, model, low, high, out)
+    typer.echo(
+        f"{found['steps']} steps of {found['episodes']} episodes labelled; {found['captured']:.0%} of the held-out divergence "
+        f"lies in the 30 % of the steps that score highest; routers are in {out / 'routers'}: kl-st and signals.json"
+    )
 
 
 def _whole(run: Experiment) -> None:

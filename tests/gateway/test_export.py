@@ -3,16 +3,16 @@
 from collections import Counter
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from bitroute.cli import main
 from bitroute.episode import Decision, Episode, Signals, Step, Usage
 from bitroute.errors import DataError
 from bitroute.gateway.exchange import Caller
-from bitroute.gateway.export import FeatureLine, FeatureRow, export
+from bitroute.gateway.export import export
 from bitroute.gateway.reading import Filter, views
 from bitroute.gateway.records import Recorder
+from bitroute.store.features import FeatureRow, read_features
 from bitroute.store.traces import read_traces
 from support.traffic import COST, Play, recorder, ruling, until
 
@@ -151,8 +151,8 @@ def test_without_text_there_is_a_table_of_features(tmp_path: Path, capsys: pytes
         f"features: {tmp_path / 'f.jsonl'}; 1 episodes, 1 with an outcome, 2 steps",
         "no text was stored (serve --store-content): only signals routers can be trained from features",
     ]
-    lines = [msgspec.json.decode(line, type=FeatureLine) for line in (tmp_path / "f.jsonl").read_bytes().splitlines()]
-    assert lines[0].step == FeatureRow(
+    lines = list(read_features(tmp_path / "f.jsonl"))
+    assert lines[0] == FeatureRow(
         episode="e",
         step=0,
         policy="signals@1",
@@ -169,7 +169,7 @@ def test_without_text_there_is_a_table_of_features(tmp_path: Path, capsys: pytes
         success=False,
         reward=None,
     )
-    assert [line.step.features for line in lines] == [(1.0, 2.5), (3.0, 4.0)]
+    assert [line.features for line in lines] == [(1.0, 2.5), (3.0, 4.0)]
     with pytest.raises(DataError, match="line 1: not a stored episode"):
         list(read_traces(tmp_path / "f.jsonl"))
 

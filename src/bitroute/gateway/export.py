@@ -1,7 +1,4 @@
-"""Records as files that training reads: traces where the text was stored, else a table of features. It knows both formats.
-
-A line of the table reads `{"schema":1,"step":{...}}` with the fields of `FeatureRow` by name.
-"""
+"""Records as files that training reads: traces where the text was stored, else a table of features."""
 
 from __future__ import annotations
 
@@ -18,37 +15,8 @@ from sqlalchemy import Engine
 
 from bitroute.errors import DataError
 from bitroute.gateway.reading import Filter, Recorded, read_records, whole_episode
+from bitroute.store.features import FeatureRow, feature_line
 from bitroute.store.traces import TraceWriter
-
-
-class FeatureRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One answered step without text. `features` are routers.signals.FEATURES, `success` None where none was reported.
-
-    `variant` is the one that was decided on with probability `propensity`, `answered` the one that answered.
-    """
-
-    episode: str
-    step: int
-    policy: str
-    arm: str
-    ladder: tuple[str, ...]
-    features: tuple[float, ...]
-    variant: str
-    answered: str
-    intended: str
-    propensity: float
-    flipped: bool
-    score: float | None
-    cost: float
-    success: bool | None
-    reward: float | None
-
-
-class FeatureLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A line of the table."""
-
-    schema: Literal[1]
-    step: FeatureRow
 
 
 @dataclass(slots=True)
@@ -103,11 +71,10 @@ def _features(engine: Engine, path: Path, wanted: Filter) -> _Counts | None:
     """None when no step has features."""
     episodes = number = closed = 0
     left: Counter[str] = Counter()
-    encoder = msgspec.json.Encoder()
     with _replacing(path) as temporary:
         with temporary.open("wb") as file:
             for recorded in read_records(engine, wanted):
-                lines = [encoder.encode(FeatureLine(1, row)) + b"\n" for row in feature_rows(recorded)]
+                lines = [feature_line(row) for row in feature_rows(recorded)]
                 if not lines:
                     left["the client chose their variants"] += 1
                     continue
