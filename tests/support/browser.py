@@ -63,6 +63,7 @@ class Page:
         self._socket, self._ids = socket, itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._session: str | None = None
+        self._target = ""
         self.problems: list[str] = []
 
     async def send(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -98,10 +99,15 @@ class Page:
 
     async def attach(self) -> None:
         """Make the tab."""
-        target = await self.send("Target.createTarget", url="about:blank")
-        self._session = (await self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True))["sessionId"]
+        self._target = (await self.send("Target.createTarget", url="about:blank"))["targetId"]
+        self._session = (await self.send("Target.attachToTarget", targetId=self._target, flatten=True))["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             await self.send(f"{domain}.enable")
+
+    async def detach(self) -> None:
+        """Close the tab: it would go on asking its server."""
+        self._session = None
+        await self.send("Target.closeTarget", targetId=self._target)
 
     async def look(self, width: int, height: int, *, dark: bool = False) -> None:
         """Give the tab a size in pixels and a theme."""
@@ -168,6 +174,7 @@ async def open_page(socket: str) -> AsyncIterator[Page]:
         try:
             await page.attach()
             yield page
+            await page.detach()
         finally:
             await connection.close()
             await listening
