@@ -473,9 +473,9 @@ async def test_a_bypass_does_not_overflow_into_another_variant() -> None:
 async def test_sessions_stay_at_one_replica() -> None:
     async with rig(low=[answer(), answer(), answer()]) as it:
         homes: dict[str, set[str]] = {}
-        for turn in range(60):
-            await it.open(affinity=f"session {turn % 12}")
-            homes.setdefault(f"session {turn % 12}", set()).add(it.attempts[0].replica)
+        for turn in range(120):
+            await it.open(affinity=f"session {turn % 60}")
+            homes.setdefault(f"session {turn % 60}", set()).add(it.attempts[0].replica)
         assert all(len(urls) == 1 for urls in homes.values())
         assert len(set.union(*homes.values())) == 3
 
