@@ -120,4 +120,4 @@ def causal_mask(count: int, end: int, groups: int, dtype: torch.dtype) -> Tensor
         return None
     mask = torch.zeros(count, end, dtype=dtype)
     mask[:, end - count :] = torch.full((count, count), float("-inf"), dtype=dtype).triu(1)
-    return mask.repeat_interleave(groups, dim=0)
+    return mask if groups == 1 else mask.repeat_interleave(groups, dim=0)

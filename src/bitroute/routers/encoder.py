@@ -183,7 +183,8 @@ class EncoderRouter(ThresholdRouter):
         room = self.network.backbone.config.max_position_embeddings
         if longest > room:
             raise ConfigError(f"an episode of {longest} tokens exceeds the router's {room} positions; play fewer steps")
-        self.network.eval()
+        if self.network.training:  # to say it anew walks all modules, which takes a tenth of a decision
+            self.network.eval()
         hidden = extend_cached(self.network.backbone, [r.cache for r in readings], fresh, [1] * len(readings))
         signals = torch.tensor([signal_features(view, self.variants[-1]) for view in views])
         return [float(x) for x in self.network.score(hidden, signals)]
