@@ -93,13 +93,12 @@ def method(config: ExperimentConfig, out: Path) -> None:
 def choices(config: ExperimentConfig, out: Path, tasks: int) -> None:
     """Stage 1 again with one choice changed at a time, on `tasks` tasks of unseen, beside `kl-st` of the method's run in `out`.
 
-    Labels are the method's own, but where the choice changes them. (Without iterations of GRPO the run's `dmr` is KL-ST.)
+    Labels are the method's own. (Without iterations of GRPO the run's `dmr` is KL-ST.)
     """
     changed: dict[str, dict[str, Any]] = {
         "text-only": {"use_signals": False},  # the router that a gateway can use: few servers tell log-probabilities
         "trained-for-0.1": {"budgets": (0.1,), "quantiles": (0.9,)},  # as many steps are sensitive as may be spent
         "trained-for-0.3": {"budgets": (0.3,), "quantiles": (0.7,)},
-        "shared-cache": {"cache_mode": "shared"},
     }
     small = {
         "seeds": config.seeds[:1],
@@ -111,9 +110,8 @@ def choices(config: ExperimentConfig, out: Path, tasks: int) -> None:
     }
     for name, values in changed.items():
         chosen = config.model_copy(update=small | values)
-        if "cache_mode" not in values:
-            for labels in (out / "method" / "traces").glob("labels-*.jsonl"):
-                write_atomic(out / name / "traces" / labels.name, labels.read_bytes())
+        for labels in (out / "method" / "traces").glob("labels-*.jsonl"):
+            write_atomic(out / name / "traces" / labels.name, labels.read_bytes())
         method(chosen, out / name)
         for budget in chosen.budgets:
             beside(out, name, budget, chosen.seeds[0], tasks)
