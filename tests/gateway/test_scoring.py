@@ -169,6 +169,32 @@ def test_too_many_that_wait_are_late_at_once(monkeypatch: pytest.MonkeyPatch) ->
     run(test)
 
 
+def test_a_branch_begins_with_what_its_parent_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    router = make_encoder(("low", "high"))
+    read: list[int] = []
+    forward = router.network.backbone.forward
+    counting = lambda tokens, *rest: (read.append(len(tokens)), forward(tokens, *rest))[1]  # noqa: E731
+    monkeypatch.setattr(router.network.backbone, "forward", counting)
+    stem = View(("You see a desk 1.", "You see a pen 2."), ("go to desk 1",), ("low",), (None,))
+    twig = View((*stem.messages, "You see a cup 3."), ("go to desk 1", "take pen 2"), ("low", "high"), (None, None))
+    other = View((*stem.messages, "Nothing happens."), ("go to desk 1", "take cup 2"), ("low", "low"), (None, None))
+    fresh = [router.scores([view], [router.begin(0)])[0] for view in (stem, twig, other)]
+    whole = read.copy()
+    read.clear()
+
+    async def test(thread: ScoringThread) -> None:
+        scores = [
+            await thread.score(router, "v", "parent", 0, stem),
+            await thread.score(router, "v", "child", 1, twig, "parent"),
+            await thread.score(router, "v", "parent", 0, other),
+            await thread.score(router, "v", "orphan", 2, twig, "unknown"),
+        ]
+        assert scores == pytest.approx([*fresh, fresh[1]], abs=1e-5)
+        assert read == [whole[0], whole[1] - whole[0], whole[2] - whole[0], whole[1]]
+
+    run(test, capacity=1 << 20)
+
+
 def test_an_encoders_cache_is_counted_and_reading_on_equals_reading_anew() -> None:
     router = make_encoder(("low", "high"))
     messages, actions = tuple(f"You see a desk {i}." for i in range(6)), tuple(f"go to desk {i}" for i in range(5))

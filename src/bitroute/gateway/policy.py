@@ -324,8 +324,9 @@ class Policy:
         if not isinstance(router, ThresholdRouter):
             return router.decide([view], [router.begin(place.seed)])[0], None
         if version.loaded.slow:
+            parent = place.parent[0] if place.parent is not None else None
             async with asyncio.timeout(self.config.routing.timeout):
-                score = await self._thread.score(router, version.loaded.version, place.episode, place.seed, view)
+                score = await self._thread.score(router, version.loaded.version, place.episode, place.seed, view, parent)
         elif isinstance(router, SignalsRouter):
             score = router.score(row)
         else:

@@ -65,6 +65,7 @@ class Memory(Generic[S]):
 class _Job:
     router: ThresholdRouter
     key: tuple[str, str]
+    parent: tuple[str, str] | None
     seed: int
     view: View
     future: asyncio.Future[float]
@@ -80,8 +81,10 @@ class ScoringThread:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def score(self, router: ThresholdRouter, version: str, episode: str, seed: int, view: View) -> float:
-        """The router's score. What it read of the episode serves the next step: a view that continues costs what is new.
+    async def score(
+        self, router: ThresholdRouter, version: str, episode: str, seed: int, view: View, parent: str | None = None
+    ) -> float:
+        """The router's score. What it read of the episode serves the next step, and of its `parent` the first one.
 
         Raises what the router raises, TimeoutError when too many are waiting already. A caller that stops waiting before its
         turn is skipped.
@@ -94,7 +97,8 @@ class ScoringThread:
             raise TimeoutError
         assert self._loop is not None
         future: asyncio.Future[float] = self._loop.create_future()
-        self._queue.put(_Job(router, (version, episode), seed, view, future))
+        above = (version, parent) if parent is not None else None
+        self._queue.put(_Job(router, (version, episode), above, seed, view, future))
         return await future
 
     async def close(self) -> None:
@@ -120,7 +124,7 @@ class ScoringThread:
     def _score(self, batch: list[_Job]) -> list[tuple[asyncio.Future[float], float | Exception]]:
         """Scores or what went wrong, each job for itself: one view that cannot be read does not fail the others."""
         router = batch[0].router
-        states = [self.memory.take(job.key) or router.begin(job.seed) for job in batch]
+        states = [self._state(job) for job in batch]
         try:
             scores = router.scores([job.view for job in batch], states)
         except Exception as error:  # whatever a router's network raises: the states may be half written, and go
@@ -130,6 +134,16 @@ class ScoringThread:
         for job, state in zip(batch, states, strict=True):
             self.memory.put(job.key, state)
         return [(job.future, score) for job, score in zip(batch, scores, strict=True)]
+
+    def _state(self, job: _Job) -> Scored:
+        state = self.memory.take(job.key)
+        if state is not None:
+            return state
+        parent = self.memory.take(job.parent) if job.parent is not None else None
+        if parent is None or job.parent is None:
+            return job.router.begin(job.seed)
+        self.memory.put(job.parent, parent)
+        return job.router.branch(parent, job.seed)
 
     def _post(self, results: list[tuple[asyncio.Future[float], float | Exception]]) -> None:
         assert self._loop is not None

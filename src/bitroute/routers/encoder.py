@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -170,6 +170,11 @@ class EncoderRouter(ThresholdRouter):
     def remember(self) -> Reading:
         """Nothing has been read yet."""
         return Reading(Cache(self.network.backbone.config, torch.float32))
+
+    def branch(self, state: Scored, seed: int) -> Scored:
+        """A copy: what both have in common is not read again."""
+        reading: Reading = state.memory
+        return Scored(seed, replace(reading, cache=reading.cache.copy(), ends=list(reading.ends)))
 
     @torch.inference_mode()
     def scores(self, views: Sequence[View], states: Sequence[Scored]) -> list[float]:

@@ -59,6 +59,10 @@ class ThresholdRouter(ABC):
         """A fresh state."""
         return Scored(seed, self.remember())
 
+    def branch(self, state: Scored, seed: int) -> Scored:
+        """The state of an episode that begins with what another one read; `state` stays as it is. By default a fresh one."""
+        return self.begin(seed)
+
     def remember(self) -> Any:
         """What the scorer keeps for one episode; nothing by default."""
         return None
