@@ -10,9 +10,10 @@ import pytest
 from bitroute.episode import Episode, Message, Signals, View
 from bitroute.errors import ConfigError, DataError
 from bitroute.rollout import Player, play
+from bitroute.routers import signals
 from bitroute.routers.encoder import views_of
 from bitroute.routers.fixed import Random
-from bitroute.routers.signals import FEATURES, SignalsModel, SignalsRouter, features, fit
+from bitroute.routers.signals import FEATURES, SignalsModel, SignalsRouter, Trail, features, fit
 from support.engine import FakeEngine
 from support.toy import ToyAgent, ToyEnvironment, toy_task
 
@@ -86,6 +87,25 @@ def test_features_are_alike_from_an_environment_and_from_messages(episodes: list
             variants = [s.decision.variant for s in episode.steps[:step]]
             rebuilt = View.from_messages(history, variants, [s.signals for s in episode.steps[:step]])
             assert np.array_equal(features(view, "high"), features(rebuilt, "high"))
+
+
+def test_a_trail_changes_the_cost_of_features_and_not_their_values(episodes: list[Episode]) -> None:
+    trail = Trail()
+    views = [view for episode in episodes[:6] for view in (*views_of(episode), *views_of(episode)[1::2])]  # on, and back again
+    for view in views:
+        assert np.array_equal(features(view, "high", trail), features(view, "high"))
+    assert 0 < trail.nbytes < 20_000
+
+
+def test_a_trail_reads_each_earlier_message_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    words = signals._words
+    monkeypatch.setattr(signals, "_words", lambda text: (read.append(text), words(text))[1])
+    trail, messages = Trail(), ("one a", "two b", "three c", "four d")
+    for count in (1, 2, 3, 3, 4):
+        trail.earlier(messages[:count])
+    assert read == ["one a", "two b", "three c"]
+    assert trail.earlier(messages) == {"one", "a", "two", "b", "three", "c"}
 
 
 def test_a_fit_recovers_the_weight_that_separates() -> None:
