@@ -490,8 +490,14 @@ def _response(seen: Seen, body: dict[str, Any], model: str, said: str, counts: d
     whole = {**base, "status": "completed", "output": [item], "usage": used}
     where = {"item_id": "msg_0", "output_index": 0, "content_index": 0}
     steps: list[dict[str, Any]] = [{"type": "response.created", "response": {**base, "status": "in_progress", "output": []}}]
-    steps += [{"type": "response.output_text.delta", **where, "delta": word} for word in _words(said)]
-    steps += [{"type": "response.output_text.done", **where, "text": said}, {"type": "response.completed", "response": whole}]
+    started: dict[str, Any] = {**item, "status": "in_progress", "content": []}
+    steps.append({"type": "response.output_item.added", "output_index": 0, "item": started})
+    steps.append({"type": "response.content_part.added", **where, "part": {**part, "text": ""}})
+    steps += [{"type": "response.output_text.delta", **where, "delta": word, "logprobs": []} for word in _words(said)]
+    steps.append({"type": "response.output_text.done", **where, "text": said, "logprobs": []})
+    steps.append({"type": "response.content_part.done", **where, "part": part})
+    steps.append({"type": "response.output_item.done", "output_index": 0, "item": item})
+    steps.append({"type": "response.completed", "response": whole})
     return whole, [event({"sequence_number": at, **step}, step["type"]) for at, step in enumerate(steps)]
 
 
