@@ -13,8 +13,8 @@ test: install-dev check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
 check: install-dev
-	$(BIN)/ruff format --check src tests benchmarks scripts
-	$(BIN)/ruff check src tests benchmarks scripts
+	$(BIN)/ruff format --check src tests benchmarks scripts examples
+	$(BIN)/ruff check src tests benchmarks scripts examples
 	$(BIN)/mypy
 
 bench: install-dev

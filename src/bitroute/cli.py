@@ -10,7 +10,8 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -34,6 +35,8 @@ EXTRAS: Final = {  # what each optional package comes with
     "jinja2": "report",
     "matplotlib": "report",
     "sqlalchemy": "gateway",
+    "gguf": "serve-demo",
+    "xllamacpp": "serve-demo",
     "alfworld": "alfworld",
     "textworld": "alfworld",
 }
@@ -142,11 +145,19 @@ def train_root(context: typer.Context) -> None:
 
 
 @app.command(
-    epilog=_examples("bitroute quantize w4g64-gptq w2g128-rtn", "bitroute quantize w8n4g64-rtn --out variants"),
+    epilog=_examples(
+        "bitroute quantize w4g64-gptq w2g128-rtn",
+        "bitroute quantize w8n4g64-rtn --out variants",
+        "bitroute quantize gguf-f16 gguf-q4_0 gguf-w2g128-rtn",
+    ),
 )
 def quantize(
     schemes: Annotated[
-        list[str], typer.Argument(help="Schemes, e.g. w4g64-gptq, w2g128-rtn, or w8n4g64-rtn: 4 bits nested in 8.")
+        list[str],
+        typer.Argument(
+            help="Schemes, e.g. w4g64-gptq, w2g128-rtn, or w8n4g64-rtn: 4 bits nested in 8. For llama.cpp: gguf-f16, "
+            "gguf-q8_0, gguf-q4_0, or gguf-w2g128-rtn (2 to 4 bits to nearest)."
+        ),
     ],
     model: Model = MODEL,
     out: Annotated[Path | None, typer.Option(help="Directory for the variants; by default the model's own.")] = None,
@@ -161,12 +172,22 @@ def quantize(
     from bitroute.evaluation.tables import align  # noqa: PLC0415
     from bitroute.quantization.scheme import Scheme  # noqa: PLC0415
 
-    parsed = [Scheme.parse(scheme) for scheme in schemes]
-    paths = [hosting.quantize(model, scheme, out or model, lambda: calibration_batches(model)) for scheme in schemes]
+    jobs: list[tuple[str, float, Callable[[], Path]]] = []
+    for scheme in schemes:
+        if scheme.startswith("gguf-"):
+            from bitroute.quantization.gguf import GgufScheme, export_gguf  # noqa: PLC0415
+
+            bits = GgufScheme.parse(scheme).bits_per_weight
+            jobs.append((f"{scheme} (all weights)", bits, partial(export_gguf, model, scheme, out or model)))
+        else:
+            bits = Scheme.parse(scheme).bits_per_weight
+            calibration = partial(calibration_batches, model)
+            jobs.append((f"{scheme} (block layers)", bits, partial(hosting.quantize, model, scheme, out or model, calibration)))
     size = sum(p.stat().st_size for p in model.glob("model*.safetensors"))
     lines = [("checkpoint (all weights)", "16", f"{size:,}", str(model))]
-    for scheme, path in zip(parsed, paths, strict=True):
-        lines.append((f"{scheme} (block layers)", f"{scheme.bits_per_weight:g}", f"{path.stat().st_size:,}", str(path)))
+    for label, bits, make in jobs:
+        path = make()
+        lines.append((label, f"{bits:g}", f"{path.stat().st_size:,}", str(path)))
     typer.echo(align(("variant", "bits a weight", "bytes", "file"), lines))
 
 

@@ -16,7 +16,7 @@ from bitroute.quantization.gguf import export_gguf
 
 MODEL: Final = Path("models/alfworld-agent")
 WORK: Final = Path("runs/gateway-demo")
-LADDER: Final = {"low": "gguf-q4_0", "high": "gguf-f16"}  # cheapest first
+LADDER: Final = {"low": "gguf-w2g128-rtn", "high": "gguf-f16"}  # cheapest first; what the trained router was trained on
 TRAINED: Final = "alfworld-router-trained"  # stands beside the model
 
 # How an episode begins, as the model was trained to read it: task 0 of the split `validation`.
