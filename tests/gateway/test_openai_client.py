@@ -11,7 +11,7 @@ from typing import Any
 import openai
 import pydantic
 import pytest
-from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
+from openai.types.chat import ChatCompletionToolParam
 
 from support import upstream as up
 from support.clients import HELLO, Stage, failures, new_key, staged
@@ -124,13 +124,13 @@ def test_raw_responses_show_what_was_decided(stage: Stage) -> None:
 
 def test_a_tool_call_and_its_answer_are_one_episode(stage: Stage) -> None:
     stage.high.script = [up.answer("", tool_calls=[tool_call("a", "look")]), up.answer("done")]
-    messages: list[ChatCompletionMessageParam] = list(HELLO)
+    messages: list[Any] = list(HELLO)
     with stage.openai() as client:
         create = client.chat.completions.with_raw_response.create
         first = create(model="auto", messages=messages, tools=TOOLS, tool_choice="auto", extra_headers={"x-session-id": "t"})
         message = first.parse().choices[0].message
         assert message.tool_calls is not None and message.tool_calls[0].id == "a"
-        messages += [message, {"role": "tool", "tool_call_id": "a", "content": "a pan"}]  # type: ignore[list-item]
+        messages += [message, {"role": "tool", "tool_call_id": "a", "content": "a pan"}]
         second = create(model="auto", messages=messages, tools=TOOLS, extra_headers={"x-session-id": "t"})
     assert second.parse().choices[0].message.content == "done"
     assert second.headers["x-bitroute-episode"] == first.headers["x-bitroute-episode"]

@@ -122,7 +122,7 @@ class Gateway:
         try:
             response = await self._beside(method, path, Headers(scope=scope), receive)
         except GatewayError as error:
-            response = _refusal(endpoint, error)
+            response = _refusal(Endpoint.MESSAGES if path.startswith(Endpoint.MESSAGES) else None, error)
         await response(scope, receive, send)
 
     async def _beside(self, method: str, path: str, headers: Headers, receive: Receive) -> Response:
