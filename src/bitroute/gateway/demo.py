@@ -43,7 +43,8 @@ def start_demo(
     with ExitStack() as stack:
         variants = [{"name": name, "urls": (stack.enter_context(llama_server(file, name)),)} for name, file in files.items()]
         base: dict[str, Mapping[str, Any]] = {
-            "routing": {"router": str(trained) if trained.is_dir() else "heuristic"},
+            # The router shares its cores with two servers and the client: here a late decision is better than none.
+            "routing": {"router": str(trained) if trained.is_dir() else "heuristic", "timeout": 1.0},
             "records": {"url": f"sqlite:///{work / 'records.db'}"},
         }
         sections = {section: {**base.get(section, {}), **flags.get(section, {})} for section in base.keys() | flags.keys()}
