@@ -223,7 +223,8 @@ class _Entry:
         for turn in call.turns[:n]:
             chains.append(extend(chains[-1], turn.digest))
         current = self._current() if fresh else None
-        earlier = self._earlier([current] if current else []) if fresh else self._earlier(reversed(self.state.lineages))
+        same_kind = (other for other in reversed(self.state.lineages) if other.stepped is not True)
+        earlier = self._earlier(([current] if current else []) if fresh else same_kind)
         if earlier is not None and (caller.retry or caller.explicit):
             lineage, first = earlier
             first.flights += 1
