@@ -12,10 +12,11 @@ import pytest
 
 from bitroute.episode import Signals, View
 from bitroute.gateway.exchange import Call, Caller, Outcome, Place, Ruling
-from bitroute.gateway.lineage import LIMIT, SHARED_LIMIT, Lineage, Remembered, answered, chain, decode, episode_seed
+from bitroute.gateway.lineage import Lineage, Remembered, answered, chain, episode_seed
 from bitroute.gateway.redis_store import RedisStore
 from bitroute.gateway.session_store import MemoryStore, StoreError
 from bitroute.gateway.sessions import Sessions
+from bitroute.gateway.state import LIMIT, SHARED_LIMIT, State
 from support.histories import call, caller, outcome, ruling, run, standing, turn
 
 T = TypeVar("T")
@@ -274,6 +275,15 @@ def test_the_late_answer_of_a_first_try_does_not_change_what_the_client_went_on_
     assert standing(client.ask("u:x", "a:fast", "u:y", "a:a1", "u:z")) == (first.episode, 2, ("low", "low"))
 
 
+def test_a_step_is_free_when_all_its_tries_have_failed() -> None:
+    client = Client()
+    first, again = client.ask("u:0"), client.ask("u:0")
+    client.end(first, None)
+    assert client.ask("u:0", body="another").episode != first.episode
+    client.end(again, None)
+    assert client.ask("u:0", body="a third").episode == first.episode
+
+
 def test_a_failed_step_is_none() -> None:
     client = Client()
     first = client.play("u:0", answer="a0")
@@ -468,6 +478,14 @@ def test_whole_histories_and_fresh_messages_do_not_mix() -> None:
     assert client.ask("u:1", step=1).episode == stepwise.episode
 
 
+def test_a_title_call_under_way_is_not_taken_for_a_step() -> None:
+    client = Client()
+    stepwise = client.play("u:0", answer="a0", step=0)
+    title, step = client.ask("u:1"), client.ask("u:1", step=1)
+    assert (step.episode, title.episode != stepwise.episode) == (stepwise.episode, True)
+    assert client.ask("u:1").episode == title.episode
+
+
 def test_over_the_bound_the_oldest_texts_are_forgotten() -> None:
     client = Client()
     text = "word " * 1000
@@ -649,7 +667,7 @@ def test_states_stay_within_their_bounds() -> None:
         data = run(store.read(place.episode[:16]))
         assert data is not None
         assert len(data) <= limit
-        assert 60 < len(decode(data).lineages) <= 128
+        assert 60 < len(State.decode(data)) <= 128
         assert standing(client.ask(*texts)) == (place.episode, 4, ("low",) * 4)
 
 

@@ -67,10 +67,16 @@ class Model:
             same = [known for known in reversed(self.episodes) if known.body == body and (retry or not known.answered)]
             if same:
                 return max(same, key=lambda known: (not known.answered) * (2 - (known.flights > 0))), None, 0
+        told = max((i for i, text in enumerate(history, 1) if text[0] == "a"), default=0)
+        if self.hinted and not told:
+            return None, None, 0
         found = [one for one in (self._compare(known, history) for known in reversed(self.episodes)) if one]
         onward = max((one for one in found if one.onward), key=lambda one: one.reach, default=None)
         branch = max((one for one in found if not one.onward), key=lambda one: one.reach, default=None)
-        if onward and branch and onward.reach < branch.reach and not self._plays_again(onward, branch, history):
+        answered_last = [one for one in found if one.onward and one.echoed and one.reach == told]
+        if answered_last:
+            onward = answered_last[0]
+        elif onward and branch and onward.reach < branch.reach and not self._plays_again(onward, branch, history):
             onward = None
         if onward:
             if onward.echoed is not None:
@@ -80,8 +86,6 @@ class Model:
 
     def _compare(self, known: Known, history: History) -> Found | None:
         if not known.answered and history[: len(known.newest)] == known.newest:
-            if self.hinted and not known.played and history == known.newest:
-                return None
             return Found(known, len(known.played), len(known.newest), known.idle, None)
         for i, one in reversed(list(enumerate(known.played))):
             after = history[len(one.history) :]
@@ -99,7 +103,7 @@ class Model:
         if any(later and not earlier for earlier, later in pairwise(after)):
             return False
         others = branch.episode.played[onward.shared - 1 : onward.shared]
-        return onward.echoed or not any(one.echoed for one in others)
+        return not any(one.echoed for one in others)
 
 
 class World:

@@ -16,10 +16,7 @@ import msgspec
 from bitroute.episode import Signals
 from bitroute.gateway.exchange import Ruling, Turn
 
-LIMIT: Final = 64 * 1024  # bytes of a session's state as it is stored
-SHARED_LIMIT: Final = 4 * LIMIT  # of what is stored under a hint, which stands for many sessions
 EPISODES: Final = 128  # at most remembered under one id or hint
-_PRUNED: Final = 7 / 8  # of the limit are left after pruning, so that the next step does not prune again
 
 ROOT: Final = b""  # the chain of no messages
 
@@ -109,6 +106,11 @@ class Lineage(msgspec.Struct, array_like=True):
     closed: bool = False
 
     @property
+    def waiting(self) -> bool:
+        """Whether its newest request has no answer, be it under way or failed."""
+        return self.latest is not None and not self.latest.answered
+
+    @property
     def free(self) -> bool:
         """Whether its next step may be taken: no request of it is under way."""
         return self.latest is None or self.latest.answered or self.latest.flights <= 0
@@ -124,48 +126,13 @@ class Lineage(msgspec.Struct, array_like=True):
             self.marks.insert(at, mark)
 
 
-class Remembered(msgspec.Struct, array_like=True):
-    """All that is known of a session. `lineages` stand in the order of their newest requests; `begun` counts all episodes.
-
-    `restored` says that the records were asked for what they know of it. Scope and session guard against a key's collision.
-    """
+class Remembered(msgspec.Struct):
+    """What the records know of a session: `lineages` in the order of their newest requests; `begun` counts all its episodes."""
 
     lineages: list[Lineage] = []
     begun: int = 0
-    restored: bool = False
     scope: str = ""
     session: str = ""
-
-    def find(self, episode: str) -> Lineage | None:
-        """The lineage of an episode."""
-        return next((lineage for lineage in reversed(self.lineages) if lineage.id == episode), None)
-
-    def touch(self, lineage: Lineage) -> None:
-        """Make a lineage, old or new, the newest."""
-        if self.lineages and self.lineages[-1] is lineage:
-            return
-        self.lineages = [other for other in self.lineages if other is not lineage]
-        self.lineages.append(lineage)
-
-    def encode(self, limit: int) -> bytes:
-        """As stored, in at most `limit` bytes: over that, the oldest episodes go first, then the newest one's oldest parts."""
-        if len(self.lineages) > EPISODES:
-            del self.lineages[:-EPISODES]
-        data = _ENCODER.encode(self)
-        if len(data) <= limit:
-            return data
-        target = int(limit * _PRUNED)
-        excess = len(data) - target
-        while excess > 0 and len(self.lineages) > 1:
-            excess -= len(_ENCODER.encode(self.lineages.pop(0)))
-        if excess > 0:
-            _shorten(self.lineages[-1], excess)
-        return _ENCODER.encode(self)
-
-
-def decode(data: bytes) -> Remembered:
-    """Read what `encode` wrote."""
-    return _DECODER.decode(data)
 
 
 def answered(
@@ -197,18 +164,3 @@ def signals_of(mark: Mark) -> Signals | None:
         return None
     logprobs, constrained, entropy, margin = mark.signals
     return Signals((logprobs,), (constrained,), (entropy,), (margin,))
-
-
-def _shorten(lineage: Lineage, excess: int) -> None:
-    """Drop `excess` bytes of one episode: the oldest texts but the opening's, then the opening's, then the oldest steps."""
-    for mark in (*lineage.marks[1:], *lineage.marks[:1]):
-        if excess <= 0:
-            return
-        excess -= len((mark.told or "").encode("utf-8", "replace")) + len((mark.did or "").encode("utf-8", "replace"))
-        mark.told = mark.did = None
-    while excess > 0 and lineage.marks:
-        excess -= len(_ENCODER.encode(lineage.marks.pop(0)))
-
-
-_ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODER: Final = msgspec.msgpack.Decoder(Remembered)

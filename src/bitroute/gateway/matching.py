@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitroute.gateway.exchange import Turn
-from bitroute.gateway.lineage import Lineage, Remembered
+from bitroute.gateway.lineage import Lineage
+from bitroute.gateway.state import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,43 +25,50 @@ class Match:
     echoed: bool | None
 
 
-def find_lineage(state: Remembered, chains: Sequence[bytes], turns: Sequence[Turn], *, hinted: bool) -> Match | None:
+def find_lineage(state: State, chains: Sequence[bytes], turns: Sequence[Turn], *, hinted: bool) -> Match | None:
     """The best match of a history whose first k messages have the chain `chains[k]`; None when it shares nothing with any.
 
-    To continue goes before to branch when it reaches as far. It also does when an episode that lacks only its newest answer
-    gets that answer, though another episode once went further along the same messages: an agent that plays the same task
-    again the same way. That holds where the answer comes back as it was given, and where this client never gives answers back
-    as they were given.
+    1. The newest episode that lacks nothing of the history but our newest answer, as it was given, and the messages after it.
+    2. The one that shares most; to continue goes before to branch. It also does where an episode lacks nothing but an answer
+       that is not as it was given, if this client never gives answers back as they were: an agent that plays a task again the
+       same way does not branch off its first time.
+
+    Under a hint an opening belongs to nothing: it is another sample of a group.
     """
     n = len(chains) - 1
+    told = next((k for k in range(n, 0, -1) if turns[k - 1].role == "assistant"), 0)
+    if told:
+        for lineage in state.lineages(containing=chains[told]):
+            match = _match(lineage, chains, turns)
+            if match is not None and match.continues and match.echoed and match.reach == told:
+                return match
+    elif hinted:
+        return None
     onward: Match | None = None
     branch: Match | None = None
-    for lineage in reversed(state.lineages):
-        match = _match(lineage, chains, turns, hinted)
+    # A history without an answer shares no step: it can only take the place of a request that failed.
+    for lineage in state.lineages(waiting=not told):
+        match = _match(lineage, chains, turns)
         if match is None:
             continue
-        if not match.continues:
-            if branch is None or match.reach > branch.reach:
-                branch = match
-        elif onward is None or match.reach > onward.reach:
-            onward = match
-            if onward.reach >= n - 1:
-                break  # all but the newest message is known: nothing can share more
+        if match.continues:
+            if onward is None or match.reach > onward.reach:
+                onward = match
+        elif branch is None or match.reach > branch.reach:
+            branch = match
     if onward is None or branch is None or onward.reach >= branch.reach:
         return onward or branch
     if onward.echoed is None or not _is_next(onward.lineage.marks[-1].turns, turns[:n]):
         return branch
-    told = branch.lineage.marks[onward.shared - 1 : onward.shared]
-    return onward if onward.echoed or not (told and told[0].echoed) else branch
+    first_time = branch.lineage.marks[onward.shared - 1 : onward.shared]
+    return branch if any(mark.echoed for mark in first_time) else onward
 
 
-def _match(lineage: Lineage, chains: Sequence[bytes], turns: Sequence[Turn], hinted: bool) -> Match | None:
+def _match(lineage: Lineage, chains: Sequence[bytes], turns: Sequence[Turn]) -> Match | None:
     if lineage.closed or lineage.stepped:
         return None
     n, marks, latest = len(chains) - 1, lineage.marks, lineage.latest
     if latest is not None and not latest.answered and 0 < latest.turns <= n and chains[latest.turns] == latest.request:
-        if hinted and not marks and latest.turns == n:
-            return None  # an equal opening: another sample of a group
         return Match(lineage, len(marks), latest.turns, lineage.free, None)
     for i in range(len(marks) - 1, -1, -1):
         mark = marks[i]
