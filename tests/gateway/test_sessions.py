@@ -15,7 +15,7 @@ from bitroute.gateway.exchange import Call, Caller, Outcome, Place, Ruling
 from bitroute.gateway.lineage import Lineage, Remembered, answered, chain, episode_seed
 from bitroute.gateway.redis_store import RedisStore
 from bitroute.gateway.session_store import MemoryStore, StoreError
-from bitroute.gateway.sessions import Sessions
+from bitroute.gateway.sessions import Restore, Sessions
 from bitroute.gateway.state import LIMIT, SHARED_LIMIT, State
 from support.histories import call, caller, outcome, ruling, run, standing, turn
 
@@ -27,7 +27,8 @@ class Client:
     """Asks as somebody, and takes what comes."""
 
     def __init__(self, sessions: Sessions | None = None, who: Caller | None = None) -> None:
-        self.sessions, self.who = sessions or Sessions(MemoryStore(100, 60)), who or caller()
+        self.store = MemoryStore(100, 60)
+        self.sessions, self.who = sessions or Sessions(self.store), who or caller()
 
     def ask(self, *texts: str, body: str = "", retry: bool = False, step: int | None = None) -> Place:
         who = Caller(self.who.scope, self.who.session, self.who.source, self.who.explicit, step, retry)
@@ -215,6 +216,15 @@ def test_an_answer_that_was_not_ours_is_no_reason_to_leave_the_longer_history() 
     assert place.parent == (trunk, 1)
 
 
+def test_an_edit_far_on_is_a_branch_even_for_a_client_that_never_echoes() -> None:
+    client = Client()
+    trunk = client.play("u:0", answer="A0")
+    client.play("u:0", "a:a0", "u:1", answer="A1")
+    client.play("u:0", "a:a0", "u:1", "a:a1", "u:2", answer="A2")
+    client.play("u:0", answer="B0")  # given up
+    assert client.ask("u:0", "a:a0", "u:1", "a:a1", "u:edited").parent == (trunk.episode, 2)
+
+
 # Retries
 
 
@@ -273,6 +283,15 @@ def test_the_late_answer_of_a_first_try_does_not_change_what_the_client_went_on_
     client.play("u:x", "a:fast", "u:y", answer="a1", variant="low")
     client.end(first, "slow", "high")
     assert standing(client.ask("u:x", "a:fast", "u:y", "a:a1", "u:z")) == (first.episode, 2, ("low", "low"))
+
+
+def test_a_first_try_that_fails_after_the_retry_was_answered_changes_nothing() -> None:
+    client = Client()
+    first, again = client.ask("u:0"), client.ask("u:0")
+    client.end(again, "a0", "mid")
+    client.end(first, None, "high")
+    assert client.ask("u:0").opened
+    assert standing(client.ask("u:0", "a:a0", "u:1")) == (first.episode, 1, ("mid",))
 
 
 def test_a_step_is_free_when_all_its_tries_have_failed() -> None:
@@ -394,6 +413,13 @@ def test_fresh_messages_make_the_view_of_the_whole_history() -> None:
             run(client.sessions.leave(place, ruling(), outcome(f"a{step}", "low", signals)))
         texts += [f"a:a{step}", f"u:{step + 1}"]
     assert fresh.ask("u:4", step=4).view.signals == (signals,) * 4
+
+
+def test_a_changed_system_prompt_is_read_again() -> None:
+    client = Client()
+    for step, system in enumerate(("one", "one", "two")):
+        place = client.play(f"s:{system}", f"u:{step}", answer="a", step=step)
+    assert place.view.messages == ("one\n0", "1", "two\n2")
 
 
 def test_steps_with_equal_messages_are_different_steps() -> None:
@@ -541,6 +567,9 @@ def test_a_closed_episode_is_not_continued() -> None:
     late = client.ask("u:0", "a:a0", "u:1")
     run(client.sessions.close_episode("", first.episode))
     client.end(late, "a1")
+    data = run(client.store.read(first.episode[:16]))
+    assert data is not None
+    assert next(State.decode(data).lineages()) == Lineage(first.episode, first.seed, closed=True)
     after = client.ask("u:0", "a:a0", "u:1", "a:a1", "u:2")
     assert (after.opened, after.parent, after.step) == (True, None, 2)
     assert run(client.sessions.resolve("", first.episode)) == first.episode
@@ -560,7 +589,7 @@ def test_a_closed_stepwise_episode_is_not_continued() -> None:
 # Memories lost and found
 
 
-def _from_records(restored: list[Remembered | None], asked: list[tuple[str, str]]) -> Callable[[str, str], object]:
+def _from_records(restored: list[Remembered | None], asked: list[tuple[str, str]]) -> Restore:
     async def restore(scope: str, session: str) -> Remembered | None:
         asked.append((scope, session))
         return restored.pop(0) if restored else None
@@ -590,7 +619,7 @@ def test_after_a_restart_the_records_know() -> None:
     played.append((client.play("u:0", "a:a0", "u:1", answer="a1", variant="high"), "a1", "high"))
     played.append((client.play("u:other", answer="b", variant="low"), "b", "low"))
     asked: list[tuple[str, str]] = []
-    after = Client(Sessions(MemoryStore(10, 60), _from_records([_recorded(played)], asked)))  # type: ignore[arg-type]
+    after = Client(Sessions(MemoryStore(10, 60), _from_records([_recorded(played)], asked)))
     place = after.play("u:0", "a:a0", "u:1", "a:a1", "u:2", answer="a2")
     assert standing(place) == (played[0][0].episode, 2, ("low", "high"))
     assert after.ask("u:other", "a:b", "u:more").episode == played[2][0].episode
@@ -598,9 +627,15 @@ def test_after_a_restart_the_records_know() -> None:
     assert asked == [("", "s")]
 
 
+def test_after_a_restart_episodes_are_numbered_on() -> None:
+    place = Client().play("u:0", answer="a0")
+    restore = _from_records([_recorded([(place, "a0", "low")])], [])
+    assert Client(Sessions(MemoryStore(10, 60), restore)).ask("u:new").seed == episode_seed("", "s", 1)
+
+
 def test_the_records_are_asked_once_and_only_when_it_matters() -> None:
     asked: list[tuple[str, str]] = []
-    client = Client(Sessions(MemoryStore(10, 60), _from_records([], asked)), HINT)  # type: ignore[arg-type]
+    client = Client(Sessions(MemoryStore(10, 60), _from_records([], asked)), HINT)
     client.play("u:0", answer="a0")
     assert asked == []
     client.play("u:0", "a:a0", "u:1", answer="a1")
@@ -611,7 +646,7 @@ def test_the_records_are_asked_once_and_only_when_it_matters() -> None:
 def test_outcomes_by_a_sessions_name_after_a_restart() -> None:
     place = Client().play("u:0", answer="a0")
     asked: list[tuple[str, str]] = []
-    sessions = Sessions(MemoryStore(10, 60), _from_records([_recorded([(place, "a0", "low")])], asked))  # type: ignore[arg-type]
+    sessions = Sessions(MemoryStore(10, 60), _from_records([_recorded([(place, "a0", "low")])], asked))
     assert run(sessions.resolve("", "s")) == place.episode
 
 

@@ -40,7 +40,7 @@ def find_lineage(state: State, chains: Sequence[bytes], turns: Sequence[Turn], *
     if told:
         for lineage in state.lineages(containing=chains[told]):
             match = _match(lineage, chains, turns)
-            if match is not None and match.continues and match.echoed and match.reach == told:
+            if match is not None and match.continues and match.reach == told:
                 return match
     elif hinted:
         return None
