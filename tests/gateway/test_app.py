@@ -351,3 +351,26 @@ def test_json_of_any_kind_never_fails_inside(tmp_path: Path) -> None:
                 assert (await response.json())["error"]["type"] == "invalid_request_error"
 
     play(tmp_path, test)
+
+
+def test_an_outcome_finds_its_episode_after_a_restart(tmp_path: Path) -> None:
+    async def ask(client: aiohttp.ClientSession, *_: Any) -> None:
+        async with client.post(CHAT, json=chat()) as response:
+            found.append(response.headers["x-bitroute-episode"])
+
+    async def report(client: aiohttp.ClientSession, *_: Any) -> None:
+        async with client.post(f"/v1/episodes/{found[0]}/outcome", json={"success": False}) as response:
+            assert await response.json() == {"episode": found[0], "success": False, "reward": None}
+
+    found: list[str] = []
+    play(tmp_path, ask)
+    play(tmp_path, report)
+
+
+def test_an_upstreams_rules_for_pages_stay_with_it(tmp_path: Path) -> None:
+    async def test(client: aiohttp.ClientSession, gateway: Running, low: ScriptedUpstream, high: ScriptedUpstream) -> None:
+        async with client.post(CHAT, json=chat()) as response:
+            assert "access-control-allow-origin" not in response.headers
+            assert response.headers["x-request-id"] == "r"
+
+    play(tmp_path, test, high=up.answer(headers={"access-control-allow-origin": "*", "x-request-id": "r"}))

@@ -134,23 +134,28 @@ class Gateway:
                 ready = self.upstreams.ready() and not self.draining
                 return _json({"ready": ready, "draining": self.draining}, 200 if ready else 503)
             case ["GET", "openapi.json"]:
-                return _json(document())
+                return _json(document(self.config.ladder))
             case ["GET", "v1", "models"]:
                 self.keys.authenticate(headers)
                 return _json({"object": "list", "data": [self._model(name) for name in self.policy.models()]})
-            case ["GET", "v1", "models", name]:
+            case ["GET", "v1", "models", *_]:
                 self.keys.authenticate(headers)
+                name = path.removeprefix("/v1/models/")  # it may have slashes, as an id may below
                 self.policy.resolve(name, None)
                 return _json(self._model(name))
-            case ["POST", "v1", "episodes", episode, "outcome"]:
-                return await self._report(episode, headers, receive)
-            case [_, "health" | "ready" | "openapi.json"] | [_, "v1", "models", *_] | [_, "v1", "episodes", _, "outcome"]:
-                raise GatewayError(405, f"{method} is not allowed on {path}", code="method_not_allowed")
-            case _ if path in _ENDPOINTS:
-                raise GatewayError(
-                    405, f"{method} is not allowed on {path}; use POST", code="method_not_allowed", headers={"allow": "POST"}
-                )
-        raise GatewayError(404, f"Unknown request URL: {method} {path}", code="unknown_url")
+            case ["POST", "v1", "episodes", _, *_, "outcome"]:
+                return await self._report(path.removeprefix("/v1/episodes/").removesuffix("/outcome"), headers, receive)
+            case [_, "health" | "ready"]:
+                allowed = "GET, HEAD"
+            case [_, "openapi.json"] | [_, "v1", "models", *_]:
+                allowed = "GET"
+            case _ if path in _ENDPOINTS or (path.startswith("/v1/episodes/") and path.endswith("/outcome")):
+                allowed = "POST"
+            case _:
+                raise GatewayError(404, f"Unknown request URL: {method} {path}", code="unknown_url")
+        raise GatewayError(
+            405, f"{method} is not allowed on {path}; use {allowed}", code="method_not_allowed", headers={"allow": allowed}
+        )
 
     def _model(self, name: str) -> dict[str, object]:
         return {"id": name, "object": "model", "created": self.created, "owned_by": "bitroute"}
@@ -164,7 +169,7 @@ class Gateway:
             raise GatewayError(400, f"The outcome is not {{success: bool, reward: number}}: {error}") from error
         if reported.success is None and reported.reward is None:
             raise GatewayError(400, "The outcome needs success or reward", param="success")
-        episode = await self.sessions.resolve(client.scope, name)
+        episode = await self.sessions.resolve(client.scope, name) or await self.recorder.find(client.scope, name)
         if episode is None:
             raise GatewayError(404, "There is no such episode or session", code="episode_not_found")
         self.recorder.outcome(client.scope, episode, reported.success, reported.reward)
@@ -215,8 +220,9 @@ class Gateway:
         exchange.caller = identify(call, exchange.headers, client.scope, self.config.sessions.headers)
         async with _until_gone(exchange, receive):
             place = exchange.place = await self.sessions.enter(exchange.caller, call)
-            exchange.ruling = await self.policy.decide(place, call, requested, self.upstreams.saturated)
-            await self._relay(exchange, call, place, exchange.ruling)
+            ruling = exchange.ruling = await self.policy.decide(place, call, requested, self.upstreams.saturated)
+            await self.sessions.ruled(place, ruling)
+            await self._relay(exchange, call, place, ruling)
 
     async def _relay(self, exchange: Exchange, call: Call, place: Place, ruling: Ruling) -> None:
         """Send the request upstream and what comes back to the client."""

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, insert, update
+from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError as RefusedRow
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
@@ -131,6 +131,20 @@ class Recorder:
             self.failures += 1
             _log.warning("records: a session could not be looked up (%s)", type(error).__name__)
             return None
+
+    async def find(self, scope: str, episode: str) -> str | None:
+        """`episode` when there are records of it within the scope, also written before this process began; else None."""
+        try:
+            return episode if (scope, episode) in self._known or await asyncio.to_thread(self._stored, scope, episode) else None
+        except SQLAlchemyError as error:
+            self.failures += 1
+            _log.warning("records: an episode could not be looked up (%s)", type(error).__name__)
+            return None
+
+    def _stored(self, scope: str, episode: str) -> bool:
+        of_id = (episodes.c.scope == scope) & (episodes.c.id == episode)
+        with self.engine.connect() as connection:
+            return connection.execute(select(episodes.c.id).where(of_id)).first() is not None
 
     def _cost(self, outcome: Outcome) -> float:
         if outcome.variant is None or outcome.answer is None:

@@ -84,7 +84,7 @@ async def parts(config: GatewayConfig) -> AsyncIterator[Apps]:
         await upstreams.start()
         stack.push_async_callback(upstreams.close)
         store = _store(config, stack)
-        sessions = Sessions(store, recorder.restore)
+        sessions = Sessions(store, recorder.restore, high=config.ladder[-1])
         metrics = Metrics(config.ladder, cost)
         gateway = Gateway(
             config,

@@ -334,4 +334,9 @@ def _last_word(failure: _FailedError, answer: Answer | None, spent: bool) -> Ans
 def _relayed(response: aiohttp.ClientResponse, key: str | None) -> list[tuple[str, str]]:
     """The response's headers that may go to a client, names in lower case."""
     named = ((name.lower(), value) for name, value in response.headers.items())
-    return [(name, value) for name, value in named if name not in _NOT_RELAYED and not (key and key in value)]
+    return [(name, value) for name, value in named if _told(name) and not (key and key in value)]
+
+
+def _told(name: str) -> bool:
+    """Whether a client may see the header; which pages may read an answer is for its own server to say."""
+    return name not in _NOT_RELAYED and not name.startswith("access-control-")
