@@ -39,8 +39,9 @@ MAX_ROWS: Final = 200  # rows of one answer
 LARGEST: Final = 2**53  # of a number asked for: as far as a page's own numbers are exact
 MAX_BODY: Final = 1024  # bytes of a switch
 OTHERS: Final = 2.0  # seconds that another worker has to switch
-HOURS: Final = {"15m": 900, "1h": 3600, "6h": 21600, "24h": 86400}  # the courses on offer, seconds
-KEPT: Final = {"course": 2.0, "policies": 10.0}  # seconds for which what is dear to compute is shown again
+WINDOWS: Final = {"15m": 900, "1h": 3600, "6h": 21600, "24h": 86400}  # the courses on offer, seconds
+KEPT: Final = 10.0  # seconds for which what is dear to compute is shown again ...
+MOVED: Final = 1 / 600  # ... and a course for this part of its window: a tenth of a point on the chart
 _COUNTS: Final = {  # of the policy's status
     "router_errors": "Decisions that the router failed to make.",
     "late": "Decisions that came too late.",
@@ -161,16 +162,16 @@ class Admin:
 
     async def _course(self, request: Request) -> Response:
         window = request.query_params.get("window", "1h")
-        if window not in HOURS:
-            raise RefusalError(400, f"window: want one of {', '.join(HOURS)}")
+        if window not in WINDOWS:
+            raise RefusalError(400, f"window: want one of {', '.join(WINDOWS)}")
 
         def read() -> object:
-            return self.history.course(HOURS[window], self.clock())
+            return self.history.course(WINDOWS[window], self.clock())
 
-        return _json(await self._read(read, f"course {window}", KEPT["course"]))
+        return _json(await self._read(read, f"course {window}", WINDOWS[window] * MOVED))
 
     async def _policies(self, _: Request) -> Response:
-        return _json({"policies": await self._read(self.history.policies, "policies", KEPT["policies"])})
+        return _json({"policies": await self._read(self.history.policies, "policies", KEPT)})
 
     async def _episodes(self, request: Request) -> Response:
         before, limit = _number(request, "before", float), _limit(request)

@@ -112,6 +112,7 @@ steps = Table(
     Column("message", Text),  # with stored content: what the agent was told ...
     Column("action", Text),  # ... and what it answered
     Index("steps_by_episode", "scope", "episode", "step"),
+    Index("steps_by_time", "at"),
 )
 
 
