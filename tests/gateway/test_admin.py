@@ -7,6 +7,7 @@ import contextlib
 import logging
 import re
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -20,8 +21,12 @@ import uvicorn
 from bitroute.cost import CostModel
 from bitroute.gateway.admin import admin_app
 from bitroute.gateway.config import GatewayConfig
+from bitroute.gateway.keys import Grant, add_key
 from bitroute.gateway.metrics import Metrics
+from bitroute.gateway.tables import open_database
+from support.gateway import chat, gateway_config, running
 from support.recorded import LADDER, NOW, FakeKeys, FakePolicy, FakeRecorder, FakeUpstreams, fill, opening, row, write
+from support.upstream import ScriptedUpstream
 
 JSON = {"content-type": "application/json"}
 
@@ -281,3 +286,46 @@ def neighbours(stack: contextlib.ExitStack) -> tuple[list[socket.socket], int]:
         stack.enter_context(third)
         return [first, second], port
     raise AssertionError("no neighbouring ports")
+
+
+def test_behind_a_real_gateway(tmp_path: Path) -> None:
+    """What really passed is on the page and in the metrics, and a key's limits hold."""
+
+    async def main() -> None:
+        async with ScriptedUpstream() as low, ScriptedUpstream() as high:
+            config = gateway_config(tmp_path, low.url, high.url)
+            engine = open_database(config.records.url)
+            key = add_key(engine, "test", Grant(requests=2, models=("auto",)), time.time())
+            engine.dispose()
+            async with running(config) as gateway, aiohttp.ClientSession(headers={"authorization": f"Bearer {key}"}) as client:
+                url = gateway.url + "/v1/chat/completions"
+                statuses = []
+                for model in ("auto", "low", "auto", "auto"):
+                    async with client.post(url, json=chat(model=model)) as response:
+                        statuses.append(response.status)
+                        limits = {name for name in response.headers if name.startswith("x-ratelimit-")}
+                assert statuses == [200, 403, 200, 429]
+                assert len(limits) == 3
+                found: list[Any] = []
+                async with asyncio.timeout(20):
+                    while len(found) < 2:
+                        async with client.get(gateway.admin + "/steps.json") as response:
+                            found = (await response.json())["steps"]
+                assert [(step["variant"], step["scope"], step["cost"]) for step in found] == [("high", key[3:11], 1.0)] * 2
+                async with client.get(gateway.admin + "/metrics") as response:
+                    lines = (await response.text()).splitlines()
+                requests = 'bitroute_requests_total{endpoint="/v1/chat/completions",status="%s",variant="%s"} %s'
+                assert requests % ("2xx", "high", "2.0") in lines
+                assert requests % ("4xx", "none", "2.0") in lines
+                assert "bitroute_in_flight 0.0" in lines
+                assert "bitroute_sessions 0.0" not in lines
+                assert key[3:11] not in "".join(lines)
+                async with client.get(gateway.admin + "/status.json") as response:
+                    status = await response.json()
+                assert (status["keys"], status["ladder"]) == (True, ["low", "high"])
+                assert [(replica["variant"], replica["healthy"]) for replica in status["replicas"]] == [
+                    ("low", True),
+                    ("high", True),
+                ]
+
+    asyncio.run(main())
