@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from bitroute.errors import DataError
-from bitroute.store.files import write_atomic
+from bitroute.store.files import replacing, write_atomic
 
 
 def test_writes_text_and_bytes_and_makes_the_directory(tmp_path: Path) -> None:
@@ -33,3 +33,11 @@ def test_a_place_that_is_no_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write"):
         write_atomic(tmp_path / "file" / "x", "x")
+
+
+def test_a_file_that_its_writer_gives_up_is_not_left_behind(tmp_path: Path) -> None:
+    path = tmp_path / "b.bin"
+    with pytest.raises(KeyError), replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise KeyError
+    assert not list(tmp_path.iterdir())

@@ -1,7 +1,8 @@
 """A real llama-server inside this process, on a free port of this machine. It knows files and addresses, nothing of routing.
 
-Made for small models and demonstrations: one thread a server, a few slots. What one must know of such a server: its destructor
-waits, with the interpreter locked, for every client that is still connected with a request in flight.
+Made for small models and demonstrations: one thread a server, a few slots. What one must know of such a server: its destructor,
+with the interpreter locked, waits for every client that is still connected with a request in flight, and for ever when the
+server's loop has not begun yet.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -43,10 +45,14 @@ def llama_server(gguf: Path, name: str) -> Iterator[str]:
     except RuntimeError as error:
         raise DataError(f"{gguf}: llama.cpp cannot load it ({error})") from error
     url = str(server.listening_address)
+    address = urlsplit(url)
     try:
+        with closing(HTTPConnection(str(address.hostname), address.port)) as connection:
+            connection.request("GET", "/slots")  # answered by the loop, where /health is not
+            connection.getresponse().read()
         yield url
     finally:
-        _hang_up(urlsplit(url).port)
+        _hang_up(address.port)
         del server
 
 
