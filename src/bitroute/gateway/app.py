@@ -299,6 +299,7 @@ class Gateway:
         except GatewayError as error:
             # The status is long sent: the error travels as an event, and the stream ends without its usual end.
             _note(outcome, collector)
+            await self._leave(exchange)
             name = b"event: error\n" if exchange.endpoint in (Endpoint.MESSAGES, Endpoint.RESPONSES) else b""
             await exchange.speak(name + b"data: " + error_body(exchange.endpoint, error) + b"\n\n")
         await exchange.finish()
@@ -321,6 +322,7 @@ class Gateway:
         outcome.ended = "error"
         if exchange.began:
             return
+        await self._leave(exchange)
         body = error_body(exchange.endpoint, error)
         own = [("content-type", "application/json"), ("content-length", str(len(body)))]
         await self._start(exchange, error.status, own, list(error.headers.items()))
@@ -400,7 +402,10 @@ def _told(exchange: Exchange) -> list[tuple[str, str]]:
 
 
 def _note(outcome: Outcome, collector: Collector) -> None:
-    outcome.answer, outcome.tokens, outcome.signals = collector.answer, collector.tokens, collector.signals
+    """What was read of an answer. One that broke off is none: asked again, its step stands where it stood."""
+    outcome.tokens = collector.tokens
+    if collector.done and collector.failed is None:
+        outcome.answer, outcome.signals = collector.answer, collector.signals
 
 
 def _json(value: object, status: int = 200) -> Response:
