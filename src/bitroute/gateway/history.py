@@ -67,7 +67,7 @@ class History:
         """The last `window` seconds in `POINTS` parts, which begin at multiples of their width.
 
         Of each part with answers: its start `at` and its `seconds` until now at most, n steps, how many of them were `routed`,
-        their share and mean budget, p50 and p95 of the seconds to the answer's end, cost and what it would have been `all_high`.
+        their share and mean budget, p50 and p95 of the seconds to the answer's end, cost and its `all_high` counterpart.
         """
         width = window / POINTS
         end = math.ceil(now / width) * width
