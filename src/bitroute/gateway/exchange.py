@@ -99,10 +99,10 @@ class Caller:
 class Ruling:
     """The policy's answer for one step. `decision.variant` is served; `intended` is what the router chose by itself.
 
-    The two differ in shadow mode, after a flip (`flipped`) and where a floor raised the step (`decision.reason` says which). No
-    router is asked about a step that is forced or switched: there `intended` is what is served.
-    `decision.propensity` is the probability of the served variant under everything that is random (the router's draw, the
-    flip). `policy` is name@version, `arm` the arm of a split ("main" otherwise), `budget` K in force (None: bypass).
+    The two differ in shadow mode, after a flip (`flipped`) and under a floor (`decision.reason` says which); steps that were
+    forced, bypassed or switched ask no router. `decision.propensity` is the probability of the served variant under everything
+    that is random (the router's draw, the flip). `policy` is name@version (reason:variant where no router was asked), `arm` the
+    arm of a split ("main" otherwise), `budget` K in force (None: bypass).
     """
 
     decision: Decision

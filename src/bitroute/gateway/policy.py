@@ -369,7 +369,7 @@ class Policy:
     def _fixed(self, place: Place, variant: str, reason: str) -> Ruling:
         """A step that no router decides."""
         features_ = tuple(self._features(place).tolist())
-        return Ruling(Decision(variant, reason=reason), variant, self._arms[0].version.policy, features=features_)
+        return Ruling(Decision(variant, reason=reason), variant, f"{reason}:{variant}", features=features_)
 
     def _features(self, place: Place) -> Floats:
         trail = self._trails.take(place.episode) or Trail()
