@@ -1,7 +1,8 @@
 """Plays ALFWorld through an OpenAI endpoint: python examples/alfworld_gateway.py --url http://127.0.0.1:8080
 
 The endpoint is `bitroute serve --demo`, or any server of the reference model. Needs `pip install openai`, no game files. Prints
-success for each model that was asked for, and which share of the steps each variant answered, with 95 % Wilson intervals.
+success for each model that was asked for, and which share of the steps each variant answered, with 95 % Wilson intervals; and that
+share's mean over episodes, which is what a budget limits.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def summary(model: str, played: Sequence[Played]) -> list[str]:
     """What came of the episodes that asked for `model`."""
     steps = Counter(answer.model for episode in played for answer in episode.answers)
     lines = [f"{model}: success {interval(sum(e.success for e in played), len(played))} of {len(played)} episodes"]
-    lines += [f"  {name:<12} {interval(count, steps.total())} of {steps.total()} steps" for name, count in steps.most_common()]
+    for name, count in steps.most_common():
+        means = [sum(answer.model == name for answer in e.answers) / len(e.answers) for e in played if e.answers]
+        mean = sum(means) / len(means)
+        lines.append(f"  {name:<12} {interval(count, steps.total())} of {steps.total()} steps; {mean:.1%} of an episode")
     failures = Counter(e.failure for e in played if e.failure)
     return lines + [f"  {count} episodes broke: {failure}" for failure, count in failures.most_common(3)]
 
