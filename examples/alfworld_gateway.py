@@ -1,8 +1,8 @@
 """Plays ALFWorld through an OpenAI endpoint: python examples/alfworld_gateway.py --url http://127.0.0.1:8080
 
 The endpoint is `bitroute serve --demo`, or any server of the reference model. Needs `pip install openai`, no game files. Prints
-success for each model that was asked for, and which share of the steps each variant answered, with 95 % Wilson intervals; and that
-share's mean over episodes, which is what a budget limits.
+success for each model that was asked for, and which share of the steps each variant answered, with 95 % Wilson intervals; and
+the mean of that share over episodes, which is what a budget limits.
 """
 
 from __future__ import annotations
