@@ -45,6 +45,8 @@ def serve(
         list[str] | None, typer.Option(help="URL of a server of the high variant, without /v1; repeat for replicas.")
     ] = None,
     low: Annotated[list[str] | None, typer.Option(help="The same for the low variant.")] = None,
+    high_model: Annotated[str, typer.Option(help="What the servers of the high variant call their model.")] = "high",
+    low_model: Annotated[str, typer.Option(help="The same for the low variant.")] = "low",
     router: Annotated[
         str | None, typer.Option(help="Who decides: heuristic, always:high, random, or the path of a trained router.")
     ] = None,
@@ -96,7 +98,12 @@ def serve(
             raise ConfigError("--high and --low describe what --config describes; use one of them")
         base = GatewayConfig.load(config).model_dump(exclude_unset=True)
     elif high and low:
-        base = {"variants": [{"name": "low", "urls": low}, {"name": "high", "urls": high}]}
+        base = {
+            "variants": [
+                {"name": "low", "urls": low, "model": low_model},
+                {"name": "high", "urls": high, "model": high_model},
+            ]
+        }
     else:
         raise ConfigError("what to serve: give --high and --low, or --config FILE, or --demo")
     merged = base | {section: {**base.get(section, {}), **values} for section, values in flags.items() if values}
@@ -218,7 +225,7 @@ def list_(records: Records = RECORDS) -> None:
     from bitroute.gateway.tables import open_database  # noqa: PLC0415
 
     today = time.time() // DAY
-    for key in list_keys(open_database(records)):
+    for key in list_keys(open_database(records, create=False)):
         made = datetime.fromtimestamp(key.created).strftime("%Y-%m-%d")
         state = "revoked" if key.revoked is not None else f"since {made}, {key.spent if key.day == today else 0:g} spent today"
         typer.echo("  ".join((key.prefix, key.name, state, *key.grant.words())))
@@ -233,4 +240,4 @@ def revoke(
     from bitroute.gateway.keys import revoke_key  # noqa: PLC0415
     from bitroute.gateway.tables import open_database  # noqa: PLC0415
 
-    typer.echo(f"revoked: {revoke_key(open_database(records), prefix, time.time()).name}")
+    typer.echo(f"revoked: {revoke_key(open_database(records, create=False), prefix, time.time()).name}")

@@ -56,8 +56,12 @@ class VariantConfig(_Section):
     @model_validator(mode="after")
     def _urls(self) -> Self:
         for url in self.urls:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+            try:
+                parts = urlsplit(url)
+                good = parts.scheme in ("http", "https") and parts.hostname and not parts.username and parts.port != 0
+            except ValueError:  # a port that is none
+                good = False
+            if not good:
                 raise ValueError(f"{url}: want http://host:port without user and password")
         return self
 
@@ -157,6 +161,8 @@ class GatewayConfig(_Section):
         for place, variant in named.items():
             if variant is not None and variant not in names:
                 raise ValueError(f"{place}: unknown variant {variant!r}; there are {', '.join(names)}")
+        if self.routing.mode == "split" and not self.routing.splits:
+            raise ValueError("routing.mode: split needs routing.splits, which say what share goes to which router")
         if sum(split.share for split in self.routing.splits) > 1:
             raise ValueError("routing.splits: the shares sum to more than 1")
         if self.server.workers > 1 and self.sessions.url is None:
@@ -187,6 +193,8 @@ class GatewayConfig(_Section):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
+            unknown = [found for found in error.errors() if found["type"] == "extra_forbidden"]
+            first = (unknown or error.errors())[0]  # a misspelt setting explains the one that is missing
             field = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"{where}: {field + ': ' if field else ''}{first['msg']}") from error
+            said = "there is no such setting" if unknown else first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{where}: {field + ': ' if field else ''}{said}") from error

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bitroute.errors import ConfigError, DataError
+from bitroute.errors import BitrouteError, ConfigError, DataError
 from bitroute.routers.calibrated import Calibrated, calibration_file, load_calibration
 from bitroute.routers.fixed import Periodic, Random
 from bitroute.routers.registry import REGISTRY, build_router
@@ -64,7 +64,12 @@ def load_router(spec: str, ladder: Sequence[str]) -> Loaded:
         return Loaded(rule, _digest(spec.encode()), lambda budget: make(ladder, budget), follows=True)
     files = router_files(spec)
     if not files:
-        router = build_router(spec, ladder, model="")
+        try:
+            router = build_router(spec, ladder, model="")
+        except BitrouteError as error:
+            if "router" in str(error):  # it names itself
+                raise
+            raise type(error)(f"router {spec}: {error}") from error
         loaded = Loaded(router.name, _digest(spec.encode()), lambda _: router, follows=isinstance(router, ThresholdRouter))
     else:
         loaded, router = _load_trained(Path(spec), files, ladder)
@@ -97,7 +102,9 @@ def _load_trained(path: Path, files: Sequence[Path], ladder: Sequence[str]) -> t
     try:
         fields: dict[str, Any] = json.loads(meta.read_bytes())
         model, names = str(fields["model"]), tuple(map(str, fields["variants"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: holds no trained router ({meta.name}: {error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{meta}: not a trained router ({type(error).__name__}: {error})") from error
     if len(names) != len(ladder):
         raise ConfigError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import multiprocessing
 import signal
 import socket
@@ -35,6 +36,8 @@ from bitroute.gateway.upstream import Upstreams
 
 if TYPE_CHECKING:
     from bitroute.gateway.telemetry import Telemetry
+
+_log = logging.getLogger(__name__)
 
 BACKLOG: Final = 4096
 IDLE: Final = 75  # seconds that an idle client connection stays open: longer than usual clients keep theirs
@@ -82,6 +85,11 @@ async def parts(config: GatewayConfig) -> AsyncIterator[Apps]:
         stack.push_async_callback(policy.close)
         upstreams = Upstreams(config)
         await upstreams.start()
+        for replica in upstreams.status():
+            if not replica.healthy:
+                _log.warning(
+                    "%s: %s does not answer; it is asked again every %g s", replica.variant, replica.url, config.upstream.health
+                )
         stack.push_async_callback(upstreams.close)
         store = _store(config, stack)
         sessions = Sessions(store, recorder.restore, high=config.ladder[-1])
@@ -150,7 +158,8 @@ def bind(host: str, port: int, flag: str) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another {flag}") from error
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # Python repeats the address there
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another {flag}") from error
 
 
 def address(sock: socket.socket) -> str:
