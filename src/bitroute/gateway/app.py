@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -57,7 +56,7 @@ class Exchange:
     """One request while it is answered: what is known of it so far, for the records whatever happens."""
 
     endpoint: Endpoint
-    headers: Headers
+    headers: Mapping[str, str]  # names in lower case
     arrived: float
     send: Send
     client: Client | None = None
@@ -120,13 +119,14 @@ class Gateway:
             await self._generate(endpoint, scope, receive, send)
             return
         try:
-            response = await self._beside(method, path, Headers(scope=scope), receive)
+            response = await self._beside(method, path, scope, receive)
         except GatewayError as error:
             response = _refusal(Endpoint.MESSAGES if path.startswith(Endpoint.MESSAGES) else None, error)
         await response(scope, receive, send)
 
-    async def _beside(self, method: str, path: str, headers: Headers, receive: Receive) -> Response:
+    async def _beside(self, method: str, path: str, scope: Scope, receive: Receive) -> Response:
         """What does not generate: health, models, outcomes, the interface's description."""
+        headers = _headers(scope)
         match [method, *path.strip("/").split("/")]:
             case ["GET" | "HEAD", "health"]:
                 return _json({"status": "ok"})
@@ -144,7 +144,7 @@ class Gateway:
                 self.policy.resolve(name, None)
                 return _json(self._model(name))
             case ["POST", "v1", "episodes", _, *_, "outcome"]:
-                return await self._report(path.removeprefix("/v1/episodes/").removesuffix("/outcome"), headers, receive)
+                return await self._report(path.removeprefix("/v1/episodes/").removesuffix("/outcome"), scope, receive)
             case [_, "health" | "ready"]:
                 allowed = "GET, HEAD"
             case [_, "openapi.json"] | [_, "v1", "models", *_]:
@@ -160,11 +160,12 @@ class Gateway:
     def _model(self, name: str) -> dict[str, object]:
         return {"id": name, "object": "model", "created": self.created, "owned_by": "bitroute"}
 
-    async def _report(self, name: str, headers: Headers, receive: Receive) -> Response:
+    async def _report(self, name: str, scope: Scope, receive: Receive) -> Response:
         """Take the outcome of an episode, which closes it."""
+        headers = _headers(scope)
         client = self.keys.authenticate(headers)
         try:
-            reported = msgspec.json.decode(await self._body(headers, receive), type=_Reported)
+            reported = msgspec.json.decode(await self._body(scope, headers, receive), type=_Reported)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise GatewayError(400, f"The outcome is not {{success: bool, reward: number}}: {error}") from error
         if reported.success is None and reported.reward is None:
@@ -178,19 +179,19 @@ class Gateway:
 
     async def _generate(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Route, relay and record one generating request."""
-        exchange = Exchange(endpoint, Headers(scope=scope), time.perf_counter(), send)
+        exchange = Exchange(endpoint, _headers(scope), time.perf_counter(), send)
         self.in_flight += 1
         try:
-            await self._guarded(exchange, receive)
+            await self._guarded(exchange, scope, receive)
         finally:
             self.in_flight -= 1
             self._account(exchange)
 
-    async def _guarded(self, exchange: Exchange, receive: Receive) -> None:
+    async def _guarded(self, exchange: Exchange, scope: Scope, receive: Receive) -> None:
         """Answer, and turn whatever goes wrong into an error of the right shape."""
         outcome = exchange.outcome
         try:
-            await self._answer(exchange, receive)
+            await self._answer(exchange, scope, receive)
         except GatewayError as error:
             await self._fail(exchange, error)
         except _GoneError:
@@ -203,22 +204,23 @@ class Gateway:
             await self._fail(exchange, GatewayError(500, "The gateway failed; see its log", kind="server_error"))
         finally:
             # Also for a client that went away: its next try must not find this one still unanswered.
-            await asyncio.shield(self._leave(exchange))
+            if exchange.place is not None and not exchange.left:
+                await asyncio.shield(self._leave(exchange))
 
-    async def _answer(self, exchange: Exchange, receive: Receive) -> None:
+    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive) -> None:
         client = exchange.client = self.keys.authenticate(exchange.headers)
         if self.in_flight > self.config.server.max_requests or self.draining:
             raise GatewayError(
                 503, "The gateway is busy; try again", kind="server_error", code="overloaded", headers={"retry-after": "1"}
             )
-        body = await self._body(exchange.headers, receive)
+        body = await self._body(scope, exchange.headers, receive)
         exchange.arrived = time.perf_counter()
         call = exchange.call = parse(exchange.endpoint, body)
         forced = exchange.headers.get("x-bitroute-force")
         requested = self.policy.resolve(call.model, client.force or forced, client.floor)
         exchange.limits = self.keys.admit(client, forced or call.model)
         exchange.caller = identify(call, exchange.headers, client.scope, self.config.sessions.headers)
-        async with _until_gone(exchange, receive):
+        async with _UntilGone(exchange, receive):
             place = exchange.place = await self.sessions.enter(exchange.caller, call)
             ruling = exchange.ruling = await self.policy.decide(place, call, requested, self.upstreams.saturated)
             await self.sessions.ruled(place, ruling)
@@ -311,9 +313,8 @@ class Gateway:
         exchange.began, exchange.spoke = True, time.perf_counter()
         exchange.outcome.status = status
         names = {name for name, _ in own}
-        lines = [*own, *((name, value) for name, value in passed if name.lower() not in names)]
-        lines += [*exchange.limits.items(), *_told(exchange)]
-        headers = [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in lines]
+        lines = [*own, *[line for line in passed if line[0] not in names], *exchange.limits.items(), *_told(exchange)]
+        headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in lines]
         await exchange.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _fail(self, exchange: Exchange, error: GatewayError) -> None:
@@ -349,19 +350,16 @@ class Gateway:
         if outcome.tokens is not None:
             self.keys.charge(exchange.client, outcome.tokens, cost)
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, headers: Mapping[str, str], receive: Receive) -> bytes:
         """The request's body, within the limits on headers and body."""
-        if sum(len(name) + len(value) for name, value in headers.raw) > MAX_HEADERS:
+        if sum([len(name) + len(value) for name, value in scope["headers"]]) > MAX_HEADERS:
             raise GatewayError(431, f"The headers are longer than {MAX_HEADERS} bytes", code="headers_too_large")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise GatewayError(415, "Send the body without content-encoding", code="unsupported_encoding")
         limit = self.config.server.max_body
-        too_large = GatewayError(
-            413, f"The body is longer than {limit} bytes", code="body_too_large", headers={"connection": "close"}
-        )
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > limit:
-            raise too_large
+            raise _too_large(limit)
         chunks: list[bytes] = []
         size, more = 0, True
         while more:
@@ -371,7 +369,7 @@ class Gateway:
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             if size > limit:
-                raise too_large
+                raise _too_large(limit)
             more = message.get("more_body", False)
         return b"".join(chunks)
 
@@ -401,6 +399,19 @@ def _told(exchange: Exchange) -> list[tuple[str, str]]:
     return lines
 
 
+def _headers(scope: Scope) -> dict[str, str]:
+    """A request's headers, read once: many are asked for. Of one that is repeated the first counts."""
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        found.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+    return found
+
+
+def _too_large(limit: int) -> GatewayError:
+    message = f"The body is longer than {limit} bytes"
+    return GatewayError(413, message, code="body_too_large", headers={"connection": "close"})
+
+
 def _note(outcome: Outcome, collector: Collector) -> None:
     """What was read of an answer. One that broke off is none: asked again, its step stands where it stood."""
     outcome.tokens = collector.tokens
@@ -424,33 +435,40 @@ def _is_error(body: bytes) -> bool:
         return False
 
 
-@contextlib.asynccontextmanager
-async def _until_gone(exchange: Exchange, receive: Receive) -> AsyncIterator[None]:
-    """Cancels the body of the `with` when the client goes away, and swallows that cancellation."""
-    task = asyncio.current_task()
-    assert task is not None
-    gone = False
+class _UntilGone:
+    """Cancels the body of the `async with` when the client goes away, and swallows that cancellation."""
 
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
+    __slots__ = ("_exchange", "_gone", "_receive", "_task", "_watcher")
+
+    def __init__(self, exchange: Exchange, receive: Receive) -> None:
+        self._exchange, self._receive, self._gone = exchange, receive, False
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        try:
+            if error is None and self._gone:
+                await asyncio.sleep(0)  # a cancellation that is on its way arrives here, not in what follows
+        except asyncio.CancelledError as cancelled:
+            error = cancelled
+        finally:
+            self._watcher.cancel()
+        if not (self._gone and isinstance(error, asyncio.CancelledError)):
+            return False
+        self._exchange.outcome.ended = "cancelled"
+        self._task.uncancel()
+        return True
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not exchange.sent:
-            gone = True
-            task.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-        if gone:
-            await asyncio.sleep(0)  # a cancellation that is on its way arrives here, not in what follows
-    except asyncio.CancelledError:
-        if not gone:
-            raise
-        exchange.outcome.ended = "cancelled"
-        task.uncancel()
-    finally:
-        watcher.cancel()
+        if not self._exchange.sent:
+            self._gone = True
+            self._task.cancel()
 
 
 @contextlib.asynccontextmanager

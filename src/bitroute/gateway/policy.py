@@ -22,7 +22,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from bitroute.episode import Decision
@@ -193,7 +193,7 @@ class Policy:
                 self._unknown.add(floor)
                 log.warning("a key's floor %r is no variant and does not hold; there are %s", floor, ", ".join(self.ladder))
             floor = None
-        requested = replace(self._requested(model), floor=floor)
+        requested = self._requested(model, floor)
         if forced is None:
             return requested
         if forced not in self.ladder:
@@ -205,14 +205,14 @@ class Policy:
             )
         return Requested(None, forced, "forced", floor)
 
-    def _requested(self, model: str) -> Requested:
+    def _requested(self, model: str, floor: str | None) -> Requested:
         if model == AUTO:
-            return Requested(self.config.routing.budget, None, AUTO)
+            return Requested(self.config.routing.budget, None, AUTO, floor)
         if model in self.ladder:
-            return Requested(None, model, "bypass")
+            return Requested(None, model, "bypass", floor)
         written = _BUDGET.fullmatch(model)
         if written and float(written[1]) <= 1.0:
-            return Requested(float(written[1]), None, "budget")
+            return Requested(float(written[1]), None, "budget", floor)
         raise GatewayError(
             404,
             f"The model {model!r} does not exist; there are {AUTO}, {AUTO}-K with K in 0..1, and {', '.join(self.ladder)}",

@@ -46,7 +46,7 @@ class Answer:
     without parameters.
     """
 
-    __slots__ = ("_first", "_late", "_lease", "_response", "_timer", "content_type", "headers", "status", "variant")
+    __slots__ = ("_complete", "_first", "_late", "_lease", "_response", "_timer", "content_type", "headers", "status", "variant")
 
     def __init__(self, response: aiohttp.ClientResponse, first: bytes, lease: _Lease, deadline: float | None) -> None:
         """`first` is what was read of the body: all of it when `deadline` (the loop's time) is None."""
@@ -57,7 +57,7 @@ class Answer:
         self._timer: asyncio.TimerHandle | None = None
         if key and self.status >= 400:
             first = first.replace(key.encode(), b"***")  # some servers repeat the key that they refuse
-        self._first = first
+        self._first, self._complete = first, deadline is None
         if deadline is None:
             lease.release()
         else:
@@ -65,6 +65,8 @@ class Answer:
 
     async def body(self) -> bytes:
         """The whole body, decompressed. Raises DroppedError as `chunks` does, and when it is longer than `MAX_ANSWER`."""
+        if self._complete:
+            return self._first
         parts: list[bytes] = []
         size = 0
         async for chunk in self.chunks():
