@@ -287,6 +287,7 @@ class ScriptedUpstream:
         self.checks = 0
         self.port = 0
         self._runner: web.AppRunner | None = None
+        self._listening: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -311,12 +312,15 @@ class ScriptedUpstream:
         listening.bind(("127.0.0.1", self.port))
         self.port = listening.getsockname()[1]
         await web.SockSite(runner, listening, backlog=8192).start()
-        self._runner = runner
+        self._runner, self._listening = runner, listening
 
     async def kill(self) -> None:
         runner, self._runner = self._runner, None
-        if runner is None:
+        if runner is None or self._listening is None:
             return
+        asyncio.get_running_loop().remove_reader(self._listening)
+        for _ in range(4):  # asyncio loses what was accepted and has no transport yet when its server is closed
+            await asyncio.sleep(0)
         for site in list(runner.sites):
             await site.stop()
         for connection in runner.server.connections if runner.server else ():
