@@ -46,7 +46,18 @@ class Answer:
     without parameters.
     """
 
-    __slots__ = ("_complete", "_first", "_late", "_lease", "_response", "_timer", "content_type", "headers", "status", "variant")
+    __slots__ = (
+        "_complete",
+        "_first",
+        "_late",
+        "_lease",
+        "_response",
+        "_timer",
+        "content_type",
+        "headers",
+        "status",
+        "variant",
+    )
 
     def __init__(self, response: aiohttp.ClientResponse, first: bytes, lease: _Lease, deadline: float | None) -> None:
         """`first` is what was read of the body: all of it when `deadline` (the loop's time) is None."""
