@@ -256,11 +256,14 @@ def test_the_command_refuses_what_it_cannot_tell(records: str, tmp_path: Path, c
         kept.outcome("", str(number), success=True, reward=None)
     Play(kept, "late", messages=["a"], actions=["b"], variants=["high"]).step("c")
     kept.outcome("", "late", success=True, reward=None)
+    Play(kept, "forced").step("a", ruled=ruling("low", reason="forced"))
+    kept.outcome("", "forced", success=False, reward=None)
     kept.close()
     sure = f"sqlite:///{tmp_path / 'sure.db'}"
     assert main(["estimate", "--records", sure, "--target", "always:low"]) == 4
     out, err = capsys.readouterr()
-    assert out.splitlines()[-1] == "1 episodes left out: recorded from a later step on, or not routed"
+    assert out.splitlines()[0].startswith("main (signals@1): 40 episodes")
+    assert out.splitlines()[-1] == "2 episodes left out: recorded from a later step on, or not routed"
     assert err.startswith("bitroute: no overlap: in 40 of 40 episodes")
     for arguments, code, message in [
         (["--records", records, "--budget", "0.3"], 2, "give --target"),

@@ -33,8 +33,9 @@ BLIND: Final = (Always, Random, Periodic, FirstK)  # these look at nothing but t
 class Evidence:
     """Episodes with a known outcome; `targets[i][t]` is the target's probability of what was served at choice t of episode i.
 
-    `unknown` names the arms of episodes without an outcome; `partial` counts those that were not recorded from their first
-    step (branches, or histories that the client brought along): they say nothing of a policy's value and are left out.
+    `unknown` names the arms of episodes without an outcome. `partial` counts those that say nothing of a policy and are left
+    out: not recorded from their first step (branches, histories that the client brought along), or no step was a router's to
+    decide.
     """
 
     ladder: tuple[str, ...] = ()
@@ -61,10 +62,10 @@ def gather(engine: Engine, wanted: Filter, target: str | None = None, budget: fl
         if recorded.ladder != found.ladder:
             raise DataError("records: the wanted episodes are of several ladders; choose some of them by --since or --policy")
         decided = [t for t, step in enumerate(recorded.steps) if step["decision"] is not None]
-        if row["success"] is None:
-            found.unknown.append(row["arm"])
-        elif row["first"] > 0 or not decided:
+        if row["first"] > 0 or all(recorded.steps[t]["reason"] in OVERRULED for t in decided):
             found.partial += 1
+        elif row["success"] is None:
+            found.unknown.append(row["arm"])
         else:
             found.played.append(_played(recorded, decided))
             if router is not None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, Final
 
 import msgspec
@@ -182,7 +183,7 @@ class Recorder:
     def _row(self, caller: Caller, call: Call, place: Place, ruling: Ruling | None, outcome: Outcome) -> Row:
         decision = ruling.decision if ruling else None
         tokens, answer, content = outcome.tokens, outcome.answer, self.config.store_content
-        told = [t for t, turn in enumerate(call.turns) if turn.role == "assistant"]
+        newest = [turn.digest.hex() for turn in takewhile(lambda turn: turn.role != "assistant", reversed(call.turns))]
         return {
             "scope": caller.scope,
             "episode": place.episode,
@@ -217,7 +218,7 @@ class Recorder:
             "digest": call.digest.hex(),
             "chain": place.chain.hex(),
             "turns": place.turns,
-            "newest": ",".join(turn.digest.hex() for turn in call.turns[told[-1] + 1 if told else 0 :]),
+            "newest": ",".join(reversed(newest)),
             "answer": answer.digest.hex() if answer else None,
             "features": msgspec.json.encode(ruling.features).decode() if ruling and ruling.features is not None else None,
             "signals": msgspec.json.encode(outcome.signals).decode() if outcome.signals else None,
