@@ -449,6 +449,30 @@ def token(*shares: float) -> dict[str, Any]:
     return {**listed[0], "top_logprobs": listed}
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"usage": {"prompt_tokens": 7, "completion_tokens": -1, "prompt_tokens_details": {"cached_tokens": -3}}},
+        {"timings": {"prompt_n": 10, "predicted_n": -1, "cache_n": -1}},
+    ],
+)
+def test_counts_that_cannot_be_are_none(told: dict[str, Any]) -> None:
+    collector = Collector(request(), "low")
+    collector.whole(completion({"role": "assistant", "content": "hi"}, **told))
+    assert collector.tokens == Tokens(10, 0, 0)
+
+
+def test_log_probabilities_above_zero_are_no_ones_overflow() -> None:
+    token = {
+        "token": "a",
+        "logprob": 800.0,
+        "top_logprobs": [{"token": "a", "logprob": 800.0}, {"token": "b", "logprob": -1.0}],
+    }
+    collector = Collector(request(stream=True, logprobs=True, top_logprobs=2), "low")
+    collector.event(chunk(delta(content="a", logprobs={"content": [token]})))
+    assert collector.signals is not None and collector.signals.margin == (1 - math.exp(-1),)
+
+
 def test_signals_of_a_stream() -> None:
     collector = Collector(request(stream=True, logprobs=True, top_logprobs=2), "low")
     assert collector.signals is None

@@ -19,6 +19,12 @@ def test_an_explicit_id_is_taken_as_it_stands() -> None:
     assert who({"x-session-id": " Aé/7 "}) == Caller("key-1", " Aé/7 ", "x-session-id", True)
 
 
+def test_an_id_in_utf8_is_the_same_in_a_header_and_in_the_body() -> None:
+    sent = "Zürich/机器人".encode().decode("latin-1")  # as servers read headers
+    assert who({"x-session-id": sent}).session == who(metadata={"session_id": "Zürich/机器人"}).session == "Zürich/机器人"
+    assert who({"x-session-id": "é" * 255}).session == "é" * 255
+
+
 def test_sources_in_their_order() -> None:
     headers = {"x-session-id": "own", "x-run": "run", **{name: name for name in HARNESSES}}
     fields = {"metadata": {"session_id": "meta"}, "prompt_cache_key": "cache"}

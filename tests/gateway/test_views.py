@@ -56,6 +56,12 @@ def test_histories_in_any_order(texts: list[str], messages: list[str], actions: 
     assert found.signals == (None,) * len(actions)
 
 
+def test_a_long_history_of_one_side_is_read_once() -> None:
+    texts = ["u:" + "x" * 20] * 200_000  # copied at every message it would take minutes
+    (message,) = view(*texts).messages
+    assert len(message) == 21 * 200_000 - 1
+
+
 def test_past_variants_and_signals_are_those_served_and_unknown_ones_count_as_high() -> None:
     marks = {1: served(1, "low", SIGNALS), 5: served(5, "mid")}
     found = view("u:1", "a:1", "u:2", "a:2", "u:3", "a:3", "u:4", marks=marks)

@@ -198,6 +198,18 @@ def test_only_the_model_changes_and_values_keep_their_bytes() -> None:
     )
 
 
+def test_results_within_results_are_read_to_a_depth() -> None:
+    def nested(text: str, depth: int) -> Call:
+        content: Any = text
+        for _ in range(depth):
+            content = [{"type": "tool_result", "tool_use_id": "t", "content": content}]
+        return request(Endpoint.MESSAGES, messages=[user(content)])
+
+    assert nested("deep", 8).turns[0].text == "deep"
+    assert nested("deep", 60).turns[0].text == ""
+    assert nested("deep", 60).turns[0].digest != nested("deeper", 60).turns[0].digest
+
+
 def test_of_a_key_given_twice_the_last_counts() -> None:
     call = parse(Endpoint.CHAT, b'{"model":"a","model":"b",' + CHAT[16:])
     assert call.model == "b" and json.loads(forward(call, "c"))["model"] == "c"

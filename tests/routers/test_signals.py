@@ -78,6 +78,14 @@ def test_a_message_of_one_line_has_no_goal() -> None:
     assert found["share of goal words in message"] == 0.0
 
 
+def test_of_a_long_message_the_end_is_read() -> None:
+    short = "error " * 10 + "\nGoal: desk"
+    long = "word " * (signals.READ // 5) + short
+    found = named(View((long, "x\ny", long), ("a", "b")))
+    assert found["words in message"] <= signals.READ / 4 / 50
+    assert found["last action failed"] == 1.0 and found["message seen before"] == 1.0
+
+
 def test_features_are_alike_from_an_environment_and_from_messages(episodes: list[Episode]) -> None:
     for episode in episodes[:10]:
         for step, view in enumerate(views_of(episode)):

@@ -18,6 +18,7 @@ from bitroute.gateway import sse, turns
 from bitroute.gateway.exchange import Call, Endpoint, Tokens, Turn
 from bitroute.gateway.turns import ChatCall, ChatMessage, Draft, Function, ToolCall
 
+MOST = 2**31 - 1  # tokens of one answer
 _INNER = {Endpoint.RESPONSES: "response", Endpoint.MESSAGES: "message"}  # where events hold the answer's own fields
 _LAST = {"response.completed", "response.incomplete", "response.failed", "message_stop"}
 
@@ -230,8 +231,12 @@ class Collector:
 
     @property
     def tokens(self) -> Tokens | None:
-        """What the upstream says it processed: llama.cpp's own counts where it tells them, else `usage`."""
-        return self._timings or self._usage
+        """What the upstream says it processed: llama.cpp's own counts where it tells them, else `usage`.
+
+        Counts that cannot be (-1 for unknown) are brought into range: metrics, costs and limits are sums of them.
+        """
+        told = self._timings or self._usage
+        return told and Tokens(*(max(0, min(count, MOST)) for count in (told.prefill, told.cached, told.decode)))
 
     @property
     def signals(self) -> Signals | None:
@@ -387,7 +392,7 @@ class Collector:
             if self._signals is None or token.logprob is None or len(listed) < 2:
                 self._signals = None
                 return
-            shares = [math.exp(logprob) for logprob in listed]
+            shares = [math.exp(min(logprob, 0.0)) for logprob in listed]  # above 0 is rounding, or no probability at all
             rest = 1.0 - sum(shares)
             entropy = -sum(share * logprob for share, logprob in zip(shares, listed, strict=True))
             entropy -= rest * math.log(rest) if rest > 0 else 0.0

@@ -57,7 +57,7 @@ def _explicit(call: Call, headers: Mapping[str, str], extra: Sequence[str]) -> t
     """The explicit id and where it stood; empty texts when there is none."""
     for name in ("x-session-id", *(name.lower() for name in extra), *HARNESSES):
         if (value := headers.get(name)) is not None:
-            return _valid(value, name), name
+            return _valid(_text_of(value), name), name
     value = _member(call, "metadata", "session_id")
     if value is not None:
         return _valid(value, "metadata.session_id"), "metadata.session_id"
@@ -75,6 +75,14 @@ def _valid(value: str, name: str) -> str:
     if not 1 <= len(value) <= LONGEST:
         raise GatewayError(400, f"{name}: a session id has 1 to {LONGEST} characters, this one {len(value)}", param=name)
     return value
+
+
+def _text_of(header: str) -> str:
+    """A header's bytes, which were read as latin-1, in the encoding that clients write: as the same id in a body or a path."""
+    try:
+        return header.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return header
 
 
 def _step(value: str | None, *, explicit: bool) -> int | None:

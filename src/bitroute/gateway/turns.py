@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from msgspec import Meta, Raw, Struct, ValidationError, json
 
 from bitroute.gateway.exchange import Turn
 
+DEEPEST: Final = 8  # tool results within one another that are read; each level reads all those below it again
 Role = Literal["system", "user", "assistant"]
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "assistant": "assistant"}  # any other is the user's
 
@@ -147,8 +148,8 @@ class Draft:
     calls: list[ToolCall] = field(default_factory=list)
     marks: list[str | bytes] = field(default_factory=list)
 
-    def add(self, content: str | Sequence[Raw] | None) -> None:
-        """Add content: a text, or a list of parts of any dialect."""
+    def add(self, content: str | Sequence[Raw] | None, depth: int = 0) -> None:
+        """Add content: a text, or a list of parts of any dialect; `depth` counts the tool results around it."""
         if isinstance(content, str):
             self.texts.append(content)
             return
@@ -165,9 +166,9 @@ class Draft:
                     pass
                 case "tool_use":
                     self.calls.append(ToolCall(part.id or "", part.name or "", arguments(bytes(part.input).decode())))
-                case "tool_result":
+                case "tool_result" if depth < DEEPEST:
                     self.marks += [part.tool_use_id or "", "error" if part.is_error else ""]
-                    self.add(part.content)
+                    self.add(part.content, depth + 1)
                 case _:
                     self.marks.append(_opaque(raw))
 

@@ -19,8 +19,9 @@ def view_of(turns: Sequence[Turn], marks: Mapping[int, Mark], unknown: str) -> V
     follows an empty message; assistant messages at the end begin the coming answer and are not read. A past action that no
     mark tells of (it was served elsewhere, or is forgotten) counts as `unknown`; of joined ones the last that is known counts.
     """
-    told: list[str] = []
-    actions: list[str] = []
+    # Parts are joined at the end: a history of a million messages of one side must not be copied a million times.
+    told: list[list[str]] = []
+    actions: list[list[str]] = []
     variants: list[str] = []
     signals: list[Signals | None] = []
     asked = answering = False
@@ -28,26 +29,26 @@ def view_of(turns: Sequence[Turn], marks: Mapping[int, Mark], unknown: str) -> V
         turn = turns[i]
         if turn.role != "assistant":
             if asked:
-                told[-1] += "\n" + turn.text
+                told[-1].append(turn.text)
             else:
-                told.append(turn.text)
+                told.append([turn.text])
             asked, answering = True, False
             continue
         mark = marks.get(i)
         if answering:
-            actions[-1] += "\n" + turn.text
+            actions[-1].append(turn.text)
             if mark is not None:
                 variants[-1], signals[-1] = mark.variant, signals_of(mark)
             continue
         if not asked:
-            told.append("")
-        actions.append(turn.text)
+            told.append([])
+        actions.append([turn.text])
         variants.append(unknown if mark is None else mark.variant)
         signals.append(None if mark is None else signals_of(mark))
         asked, answering = False, True
     if not asked:
-        told.append("")
-    return View(tuple(told), tuple(actions), tuple(variants), tuple(signals))
+        told.append([])
+    return View(tuple(map("\n".join, told)), tuple(map("\n".join, actions)), tuple(variants), tuple(signals))
 
 
 def remembered_view(marks: Iterable[Mark], turns: Sequence[Turn], system: int) -> View:

@@ -44,6 +44,7 @@ FEATURES: Final = (
 )
 _FAILED: Final = ("nothing happens", "error", "invalid", "cannot", "can't", "unknown", "failed")
 _WORD: Final = re.compile(r"\w+")
+READ: Final = 100_000  # characters of a message that are read, its last ones: no message may take seconds
 _WORD_BYTES: Final = 120  # of one word in a set: a short string, and its part of a table two thirds empty
 
 
@@ -71,7 +72,7 @@ class Trail:
         if marks[: len(self._read)] != self._read:
             self._read, self._words = [], set()
         for message in messages[len(self._read) : -1]:
-            self._words.update(_words(message))
+            self._words.update(_words(message[-READ:]))
         self._read = marks
         return self._words
 
@@ -81,7 +82,7 @@ def features(view: View, high: str, trail: Trail | None = None) -> Floats:
 
     `trail` is the episode's, if one is kept; the values are the same without.
     """
-    body, _, goal = view.messages[-1].rpartition("\n")
+    body, _, goal = view.messages[-1][-READ:].rpartition("\n")
     if not body:
         body, goal = goal, ""  # a message of one line states no goal of its own
     elif not view.actions:
