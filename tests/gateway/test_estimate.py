@@ -67,7 +67,7 @@ def free(seed: int, step: int) -> bool:
 
 
 def explored(episodes: int, exploration: Exploration, ladder: Sequence[str] = ("low", "high")) -> list[Played]:
-    rng, found = random.Random(1), []
+    rng, found = random.Random(4), []
     height = {name: rung / (len(ladder) - 1) for rung, name in enumerate(ladder)}
     for seed in range(episodes):
         chance, choices = 0.5 - 0.02 * length(seed), []
@@ -94,14 +94,14 @@ def truth(variant: str, horizon: int, period: int = 8 * 5 * 7) -> float:
     return sum(effects) / len(effects)
 
 
-@pytest.mark.parametrize(("rate", "horizon"), [(1.0, 6), (0.5, 50)])
+@pytest.mark.parametrize(("rate", "horizon"), [(0.9, 6), (0.5, 50)])
 def test_the_effect_of_a_flip_is_found(rate: float, horizon: int) -> None:
     played = explored(12_000, Exploration(rate, horizon))
     up, down = flip_effects(played)
     for found, variant in ((up, "high"), (down, "low")):
         assert found.effect
         assert found.effect.low < truth(variant, horizon) < found.effect.high
-        if rate == 1.0:
+        if rate == 0.9:
             assert found.effect.value == pytest.approx(truth(variant, horizon), abs=0.03)
             assert found.effect.high - found.effect.low < 0.1
     assert (up.flips + down.flips) == sum(c.flipped for p in played for c in p.choices)
@@ -110,7 +110,7 @@ def test_the_effect_of_a_flip_is_found(rate: float, horizon: int) -> None:
 
 def test_on_a_longer_ladder_a_flip_may_go_further() -> None:
     """Only low to middle or top, each with half the chance: both count as up."""
-    played = explored(12_000, Exploration(1.0, 6), ("low", "middle", "high"))
+    played = explored(12_000, Exploration(0.9, 6), ("low", "middle", "high"))
     up, down = flip_effects(played)
     assert up.effect
     # To the top the effect is as before; to the middle, the truth of `effect` says -0.3.
@@ -123,6 +123,8 @@ def test_few_flips_have_no_effect_and_a_drawing_router_is_refused() -> None:
     up, down = flip_effects(explored(60, Exploration(0.5, 50)))
     assert (up.effect, down.effect) == (None, None)
     assert up.flips < 30
+    with pytest.raises(CapabilityError, match="explore = 1"):
+        flip_effects(explored(600, Exploration(1.0, 6)))
     drawn = [Played("random@1", "main", True, 0.0, (Choice(0, 0.0, 0.0, 0.7), Choice(1, 1.0, 1.0, 0.3)))]
     with pytest.raises(CapabilityError, match="random@1 draws at random"):
         flip_effects(drawn)

@@ -156,6 +156,8 @@ def flip_effects(played: Sequence[Played]) -> list[Effect]:
     for p, q in designs:
         steps = (c.step for c in p.choices if c.free and p.hazard(c) > _ROUNDING)
         horizon[round(q, 9)] = max(horizon.get(round(q, 9), 0), 1 + max(steps))
+    if any(q * steps > 1 - 1e-6 for q, steps in horizon.items()):
+        raise CapabilityError("every long episode was flipped (explore = 1): there is none without a flip to compare with")
     found = []
     for direction, up in (("up", True), ("down", False)):
         rows = [_flip_row(p, q, horizon[round(q, 9)], up) for p, q in designs]
