@@ -6,6 +6,7 @@ It knows routers that score views, not what the scores are for. Torch is whateve
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -18,6 +19,7 @@ from bitroute.routers.threshold import Scored, ThresholdRouter
 
 BATCH: Final = 32  # views read at once: more would make the first of them wait
 WAITING: Final = 1024  # jobs in the queue; a further one is late before it began
+FAREWELL: Final = 5.0  # seconds that `close` waits for a batch
 
 
 class Sized(Protocol):
@@ -102,10 +104,10 @@ class ScoringThread:
         return await future
 
     async def close(self) -> None:
-        """End the thread, after the batch at hand."""
+        """End the thread, after the batch at hand. One that does not come back from a network is left behind."""
         if self._thread is not None:
             self._queue.put(None)
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, FAREWELL)
             self._thread = None
 
     def _run(self) -> None:
@@ -147,7 +149,8 @@ class ScoringThread:
 
     def _post(self, results: list[tuple[asyncio.Future[float], float | Exception]]) -> None:
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(_settle, results)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(_settle, results)
 
 
 def _pick(waiting: list[_Job]) -> tuple[list[_Job], list[_Job]]:
