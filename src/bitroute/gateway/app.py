@@ -197,8 +197,7 @@ class Gateway:
         except _GoneError:
             outcome.ended = "cancelled"
         except asyncio.CancelledError:
-            outcome.ended = "cancelled"
-            raise
+            await self._cut_off(exchange)
         except Exception:
             _log.exception("a request to %s failed inside the gateway", exchange.endpoint)
             await self._fail(exchange, GatewayError(500, "The gateway failed; see its log", kind="server_error"))
@@ -299,11 +298,16 @@ class Gateway:
             if not collector.done:
                 raise GatewayError(502, "The upstream ended its stream too early", kind="server_error", code="upstream_dropped")
         except GatewayError as error:
-            # The status is long sent: the error travels as an event, and the stream ends without its usual end.
             _note(outcome, collector)
-            await self._leave(exchange)
-            name = b"event: error\n" if exchange.endpoint in (Endpoint.MESSAGES, Endpoint.RESPONSES) else b""
-            await exchange.speak(name + b"data: " + error_body(exchange.endpoint, error) + b"\n\n")
+            await self._break_off(exchange, error)
+            return
+        await exchange.finish()
+
+    async def _break_off(self, exchange: Exchange, error: GatewayError) -> None:
+        """End a stream that has begun: the status is long sent, so the error travels as an event in place of its end."""
+        await self._leave(exchange)
+        name = b"event: error\n" if exchange.endpoint in (Endpoint.MESSAGES, Endpoint.RESPONSES) else b""
+        await exchange.speak(name + b"data: " + error_body(exchange.endpoint, error) + b"\n\n")
         await exchange.finish()
 
     async def _start(
@@ -328,6 +332,17 @@ class Gateway:
         own = [("content-type", "application/json"), ("content-length", str(len(body)))]
         await self._start(exchange, error.status, own, list(error.headers.items()))
         await exchange.finish(body)
+
+    async def _cut_off(self, exchange: Exchange) -> None:
+        """End a request because the gateway stops, and has waited long enough."""
+        if (task := asyncio.current_task()) is not None:
+            task.uncancel()
+        headers = {"retry-after": "1"}
+        error = GatewayError(503, "The gateway is stopping; try again", kind="server_error", code="stopping", headers=headers)
+        if exchange.began and not exchange.sent:
+            await self._break_off(exchange, error)
+        else:
+            await self._fail(exchange, error)
 
     async def _leave(self, exchange: Exchange) -> None:
         """Tell the session how the step ended, once, and before the client can know."""

@@ -4,7 +4,6 @@ instant and needs no extras.
 
 from __future__ import annotations
 
-import logging
 import time
 from datetime import datetime
 from pathlib import Path
@@ -75,10 +74,10 @@ def serve(
     Point a client's base URL at it and ask for the model `auto` (or `auto-0.2` for another budget, or a variant by its name).
     """
     from bitroute.gateway.config import GatewayConfig  # noqa: PLC0415
+    from bitroute.gateway.serve import log_to_stderr  # noqa: PLC0415
     from bitroute.gateway.serve import serve as run  # noqa: PLC0415
 
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("bitroute").setLevel(logging.INFO)
+    log_to_stderr()
     given: dict[str, dict[str, Any]] = {
         "server": {"host": host, "port": port, "admin_port": admin_port, "workers": workers, "model_name": model_name},
         "routing": {"router": router, "budget": budget, "mode": mode},

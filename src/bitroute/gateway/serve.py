@@ -12,17 +12,18 @@ import logging
 import multiprocessing
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any, Final, Literal
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
+from typing import TYPE_CHECKING, Final, Literal
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from bitroute.cost import CostModel, Rates
-from bitroute.errors import BitrouteError, ConfigError, DataError
+from bitroute.errors import BitrouteError, ConfigError
 from bitroute.gateway.admin import admin_app
 from bitroute.gateway.app import Gateway
 from bitroute.gateway.config import GatewayConfig
@@ -41,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 BACKLOG: Final = 4096
 IDLE: Final = 75  # seconds that an idle client connection stays open: longer than usual clients keep theirs
+CUT: Final = 1.0  # seconds for the last words to clients that are cut off
 
 Announce = Callable[[str, str], None]
 
@@ -73,6 +75,13 @@ async def parts(config: GatewayConfig) -> AsyncIterator[Apps]:
     """Everything behind the ports, started; closed, flushed and written on leaving. Raises ConfigError or DataError."""
     cost = cost_model(config)
     async with contextlib.AsyncExitStack() as stack:
+        # What may be configured wrongly comes before the database, which would be made.
+        policy = Policy(config)
+        await policy.start()
+        stack.push_async_callback(policy.close)
+        upstreams = Upstreams(config)
+        store = _store(config, stack)
+        telemetry = _telemetry(config, stack)
         recorder = Recorder(config.records, cost, config.ladder)
         await asyncio.to_thread(recorder.start)
         stack.push_async_callback(asyncio.to_thread, recorder.close)
@@ -80,10 +89,6 @@ async def parts(config: GatewayConfig) -> AsyncIterator[Apps]:
         await asyncio.to_thread(keys.start)
         stack.push_async_callback(asyncio.to_thread, keys.close)
         refuse_open_door(config, keys)
-        policy = Policy(config)
-        await policy.start()
-        stack.push_async_callback(policy.close)
-        upstreams = Upstreams(config)
         await upstreams.start()
         for replica in upstreams.status():
             if not replica.healthy:
@@ -91,7 +96,6 @@ async def parts(config: GatewayConfig) -> AsyncIterator[Apps]:
                     "%s: %s does not answer; it is asked again every %g s", replica.variant, replica.url, config.upstream.health
                 )
         stack.push_async_callback(upstreams.close)
-        store = _store(config, stack)
         sessions = Sessions(store, recorder.restore, high=config.ladder[-1])
         metrics = Metrics(config.ladder, cost)
         gateway = Gateway(
@@ -102,7 +106,7 @@ async def parts(config: GatewayConfig) -> AsyncIterator[Apps]:
             recorder=recorder,
             keys=keys,
             metrics=metrics,
-            telemetry=_telemetry(config, stack),
+            telemetry=telemetry,
         )
         metrics.watch("in_flight", "Requests that are being answered.", lambda: gateway.in_flight)
         if isinstance(store, MemoryStore):
@@ -212,6 +216,12 @@ async def serve_sockets(
             draining.cancel()
             front.should_exit = front.force_exit = back.should_exit = True
             await asyncio.wait((before, behind))
+            # What is cut off gets its error, and its row while there is a recorder.
+            if cut := [task for task in front.server_state.tasks if not task.done()]:
+                for task in cut:
+                    if not task.cancelling():
+                        task.cancel()
+                await asyncio.wait(cut, timeout=CUT)
 
 
 def serve(config: GatewayConfig, announce: Announce) -> None:
@@ -233,8 +243,17 @@ def serve(config: GatewayConfig, announce: Announce) -> None:
             _supervise(config, public, admins, lambda: announce(*urls))
 
 
-def _run(config: GatewayConfig, public: socket.socket, admin: socket.socket, ready: Callable[[], None]) -> None:
-    """One process of the gateway, on uvloop where there is one; a first signal drains, a second one stops."""
+def _run(
+    config: GatewayConfig,
+    public: socket.socket,
+    admin: socket.socket,
+    ready: Callable[[], None],
+    parent: BaseProcess | None = None,
+) -> None:
+    """One process of the gateway, on uvloop where there is one; a first signal drains, a second one stops.
+
+    With a `parent` Ctrl-C is that one's matter; its death drains, too.
+    """
     try:
         import uvloop  # noqa: PLC0415  (not on every platform)
 
@@ -243,10 +262,18 @@ def _run(config: GatewayConfig, public: socket.socket, admin: socket.socket, rea
         factory = None
 
     async def main() -> None:
-        stop = asyncio.Event()
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
         serving = asyncio.ensure_future(serve_sockets(config, public, admin, ready, stop))
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, lambda: serving.cancel() if stop.is_set() else stop.set())
+        for number in (signal.SIGTERM,) if parent else (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, lambda: serving.cancel() if stop.is_set() else stop.set())
+        if parent is not None:
+            sentinel = parent.sentinel
+
+            def orphaned() -> None:
+                loop.remove_reader(sentinel)
+                stop.set()
+
+            loop.add_reader(sentinel, orphaned)
         with contextlib.suppress(asyncio.CancelledError):
             await serving
 
@@ -254,41 +281,58 @@ def _run(config: GatewayConfig, public: socket.socket, admin: socket.socket, rea
         runner.run(main())
 
 
-def _worker(config: GatewayConfig, public: socket.socket, admin: socket.socket) -> None:
+def _worker(config: GatewayConfig, public: socket.socket, admin: socket.socket, errors: SimpleQueue[BitrouteError]) -> None:
     """A worker process; module level, so that a fresh interpreter finds it."""
+    log_to_stderr()
     try:
-        _run(config, public, admin, lambda: None)
+        _run(config, public, admin, lambda: None, multiprocessing.parent_process())
     except BitrouteError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(error.exit_code)
+        errors.put(error)
 
 
 def _supervise(config: GatewayConfig, public: socket.socket, admins: list[socket.socket], ready: Callable[[], None]) -> None:
-    """Keep one process per admin socket alive; a worker that dies is started again, a signal is passed on."""
+    """Keep one process per admin socket alive: a worker that dies is started again, a signal is passed on.
+
+    Raises the BitrouteError of a worker that cannot start.
+    """
     context = multiprocessing.get_context("spawn")
-    stopping = False
-    workers: dict[int, Any] = {}
-
-    def start(index: int) -> None:
-        workers[index] = context.Process(target=_worker, args=(config, public, admins[index]), name=f"gateway-{index}")
-        workers[index].start()
-
-    def stop(*_: object) -> None:
-        nonlocal stopping
-        stopping = True
-        for worker in workers.values():
-            worker.terminate()
-
+    errors: SimpleQueue[BitrouteError] = context.SimpleQueue()
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    signal.set_wakeup_fd(tell.fileno())
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    for index in range(len(admins)):
-        start(index)
+        signal.signal(number, lambda *_: None)
+
+    def start(index: int) -> BaseProcess:
+        worker = context.Process(target=_worker, args=(config, public, admins[index], errors), name=f"gateway-{index}")
+        # Ctrl-C goes to the whole group; what is ignored here stays so in the worker.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        worker.start()
+        signal.signal(signal.SIGINT, before)
+        return worker
+
+    workers = [start(index) for index in range(len(admins))]
     ready()
-    while any(worker.is_alive() for worker in workers.values()):
-        wait([worker.sentinel for worker in workers.values() if worker.is_alive()], timeout=1.0)
-        for index, worker in workers.items():
-            if not worker.is_alive() and not stopping:
-                if worker.exitcode in (ConfigError.exit_code, DataError.exit_code):
-                    stop()
-                    raise ConfigError(f"worker {index} could not start; see its message above")
-                start(index)
+    stopping = False
+    while any(worker.is_alive() for worker in workers):
+        ended = wait([told, *(worker.sentinel for worker in workers if worker.is_alive())])
+        signals = len(told.recv(64)) if told in ended else 0
+        if signals or (not stopping and not errors.empty()):
+            if not stopping:
+                for sock in (public, *admins):
+                    sock.close()  # the workers' copies close when they drain: then connections are refused
+            stopping = True
+            for worker in workers * max(1, signals):
+                worker.terminate()
+        for index, worker in enumerate(workers):
+            if not worker.is_alive() and not stopping and errors.empty():
+                _log.warning("worker %d has ended (%s) and is started again", index, worker.exitcode)
+                workers[index] = start(index)
+    if not errors.empty():
+        raise errors.get()
+
+
+def log_to_stderr() -> None:
+    """Warnings of all and what bitroute has to say, a line each."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("bitroute").setLevel(logging.INFO)
