@@ -1,5 +1,6 @@
 """Tables of features: what is written is read back, what is no table is named."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,11 @@ def test_what_is_no_table_is_one_line(tmp_path: Path) -> None:
     for read in (is_features, lambda p: list(read_features(p))):
         with pytest.raises(DataError, match="cannot read"):
             read(tmp_path / "none")
+
+
+def test_every_field_is_explained() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "run-directory.md").read_text()
+    table = page.partition("| field of `step` | meaning |")[2].partition("\n\n")[0]
+    assert [name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])] == sorted(
+        FeatureRow.__struct_fields__, key=lambda name: table.index(f"`{name}`")
+    )
