@@ -4,18 +4,21 @@ import dataclasses
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from pydantic import BaseModel
 
 from bitroute.cli import app
 from bitroute.config import ExperimentConfig
 from bitroute.envs.alfworld.splits import SPLITS
 from bitroute.episode import Decision, Episode, Sensitivity, Signals, Step, Usage
 from bitroute.errors import BitrouteError, CapabilityError, ConfigError, DataError
+from bitroute.gateway.config import GatewayConfig, SplitConfig, VariantConfig
 from bitroute.routers.registry import REGISTRY
 from bitroute.training.grpo import GrpoRecipe
 from bitroute.training.supervised import SupervisedRecipe
@@ -97,10 +100,20 @@ def test_commands_that_are_shown_exist(page: Path) -> None:
         assert flags <= known | {"--help"}, line
 
 
+def headings(page: Path) -> set[str]:
+    """What can be linked to within a page, as GitHub names it."""
+    lines = [line.lstrip("#").strip().lower() for line in page.read_text().splitlines() if line.startswith("#")]
+    return {re.sub(r"[^\w\- ]", "", line).replace(" ", "-") for line in lines}
+
+
 def test_pages_link_to_pages_that_exist() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
-            assert "://" in target or (page.parent / target).exists(), f"{page}: {target}"
+        for target, _, place in re.findall(r"\]\(([^)#\s]*)(#([^)\s]+))?[^)]*\)", page.read_text()):
+            if "://" in target:
+                continue
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page}: {target}"
+            assert not place or place in headings(file), f"{page}: {target}#{place}"
 
 
 def documented(heading: str) -> dict[str, str]:
@@ -134,3 +147,58 @@ def test_every_field_of_a_trace_is_explained(value: Any) -> None:
         for part in (Decision, Signals, Usage, Sensitivity):
             for field in dataclasses.fields(part):
                 assert f"`{field.name}`" in table, field.name
+
+
+def settings(heading: str) -> dict[str, str]:
+    """Keys and defaults of one section of the gateway's configuration, as the reference has them."""
+    page = (REFERENCE / "gateway.md").read_text()
+    table = page.partition(f"\n### {heading}\n")[2].partition("\n#")[0]
+    return {row[0].strip("`"): row[1].strip("`") for row in rows(table)}
+
+
+def keys(model: type[BaseModel]) -> dict[str, str]:
+    """The same as the code has them."""
+    return {
+        name: "required" if field.is_required() else json.dumps(field.default) for name, field in model.model_fields.items()
+    }
+
+
+def test_every_setting_of_the_gateway_is_explained_with_its_default() -> None:
+    assert settings("`[[variants]]`") == keys(VariantConfig)
+    assert settings("`[[routing.splits]]`") == keys(SplitConfig)
+    sections = {name: field.annotation for name, field in GatewayConfig.model_fields.items() if name != "variants"}
+    for name, section_ in sections.items():
+        assert isinstance(section_, type), name
+        assert settings(f"`[{name}]`") == keys(section_), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_gateway_configurations_that_are_shown_are_ones(page: Path) -> None:
+    """A block that is a part of a file says so: `toml fragment`, and is checked with two variants before it."""
+    variants = [{"name": name, "urls": ["http://127.0.0.1"]} for name in ("low", "high")]
+    for fragment, block in re.findall(r"```toml( fragment)?\n(.*?)```", page.read_text(), re.DOTALL):
+        data = tomllib.loads(block)
+        GatewayConfig.of({"variants": variants, **data} if fragment else data, str(page))
+
+
+def test_the_configuration_that_is_deployed_is_one() -> None:
+    assert GatewayConfig.load(ROOT / "deploy" / "gateway.toml").ladder == ("low", "high")
+
+
+def test_headers_errors_endpoints_metrics_and_columns_of_the_gateway_are_explained() -> None:
+    """What the sources spell stands on the page: headers, codes, reasons, paths, metrics, columns."""
+    page = (REFERENCE / "gateway.md").read_text()
+    gateway = ROOT / "src" / "bitroute" / "gateway"
+    source = "\n".join(path.read_text() for path in sorted(gateway.glob("*.py")))
+    named = {
+        *re.findall(r'"(x-bitroute-[a-z-]+)"', source),
+        *re.findall(r'code="([a-z_]+)"', source),
+        *re.findall(r'Route\("(/[a-z]+(?:\.json)?)"', source),
+        *re.findall(r'metrics\.watch(?:_all)?\("(\w+)"', source),
+        *(f"{name}_total" for name in re.findall(r'= counter\("(\w+)"', source)),
+        *re.findall(r'= histogram\("(\w+)"', source),
+        *re.findall(r'Column\("(\w+)"', source),
+    } - {"version"}
+    assert len(named) > 90
+    for name in sorted(named):
+        assert re.search(rf"`(?:GET |POST )?{re.escape(name)}`", page), name
