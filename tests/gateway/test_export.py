@@ -1,5 +1,6 @@
 """Records as files: traces where there is text, else features."""
 
+import asyncio
 from collections import Counter
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from bitroute.gateway.exchange import Caller
 from bitroute.gateway.export import export
 from bitroute.gateway.reading import Filter, views
 from bitroute.gateway.records import Recorder
+from bitroute.gateway.session_store import MemoryStore
+from bitroute.gateway.sessions import Sessions
 from bitroute.store.features import FeatureRow, read_features
 from bitroute.store.traces import read_traces
-from support.traffic import COST, Play, recorder, ruling, until
+from support.traffic import COST, Play, call, outcome, recorder, ruling, turn, until
 
 SIGNALS = Signals((-0.5,), (-0.25,), (0.7,), (0.1,))
 
@@ -59,6 +62,22 @@ def test_a_recorded_episode_becomes_the_trace_that_training_reads(kept: Recorder
         ("high",),
         (SIGNALS,),
     )
+    kept.close()
+
+
+def test_steps_that_were_counted_from_one_are_exported(kept: Recorder, tmp_path: Path) -> None:
+    async def play() -> None:
+        sessions = Sessions(MemoryStore(10, 60.0))
+        for step in (1, 2):
+            caller, request = Caller("", "s", "x-session-id", explicit=True, step=step), call([turn("user", f"seen {step}")])
+            place = await sessions.enter(caller, request)
+            done = outcome(f"did {step}")
+            await sessions.leave(place, ruling(), done)
+            kept.step(caller, request, place, ruling(), done)
+
+    asyncio.run(play())
+    (episode,) = exported(kept, tmp_path / "t.jsonl")
+    assert [(step.message, step.action) for step in episode.steps] == [("seen 1", "did 1"), ("seen 2", "did 2")]
     kept.close()
 
 

@@ -89,7 +89,20 @@ def test_models_and_what_their_names_ask_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["", "gpt-4", "auto-", "auto-1.1", "auto--1", "auto-nan", "auto-1e-2", "auto-\u0660", "AUTO", "auto-0.2 "]
+    "model",
+    [
+        "",
+        "gpt-4",
+        "auto-",
+        "auto-1.1",
+        "auto--1",
+        "auto-nan",
+        "auto-1e-2",
+        "auto-\u0660",
+        "AUTO",
+        "auto-0.2 ",
+        "auto-0." + "1" * 19,
+    ],
 )
 def test_a_model_that_there_is_not(model: str) -> None:
     policy = Policy(routing())

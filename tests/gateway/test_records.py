@@ -442,6 +442,32 @@ def test_an_agent_of_one_fresh_message_a_step_goes_on_after_a_crash(tmp_path: Pa
     asyncio.run(episode())
 
 
+def test_an_outcome_that_comes_before_its_episodes_row_is_kept(tmp_path: Path) -> None:
+    kept = recorder(tmp_path / "r.db")
+    kept.outcome("", "e", success=True, reward=None)
+    kept.outcome("", "e", success=None, reward=0.5)
+    until(lambda: kept.pending == 0)
+    Play(kept).step("a")
+    (row,) = rows(kept, episodes)
+    assert (row["success"], row["reward"]) == (True, 0.5)
+    kept.close()
+
+
+def test_a_database_that_hangs_holds_no_request_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, free = recorder(tmp_path / "r.db"), threading.Event()
+    monkeypatch.setattr("bitroute.gateway.records.LOOKUP", 0.01)
+    monkeypatch.setattr("bitroute.gateway.records.restore", lambda *_: free.wait(20))
+
+    async def lookup() -> None:
+        found = await kept.restore("", "s")
+        free.set()
+        assert found is None
+
+    asyncio.run(lookup())
+    assert kept.failures == 1
+    kept.close()
+
+
 def test_a_database_that_cannot_be_asked_remembers_nothing(tmp_path: Path) -> None:
     kept = recorder(tmp_path / "r.db")
     with kept.engine.begin() as connection:

@@ -43,7 +43,7 @@ AUTO: Final = "auto"
 MAIN: Final = "main"
 FAILED: Final = frozenset({"late", "router-error", "saturated"})  # reasons: the router did not decide
 BUDGETS: Final = 64  # per arm; of further ones the least recently used begins anew
-_BUDGET: Final = re.compile(r"auto-(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
+_BUDGET: Final = re.compile(r"auto-(\d{1,9}(?:\.\d{0,18})?|\.\d{1,18})", re.ASCII)  # bounded: it is recorded as written
 
 
 @dataclass(frozen=True, slots=True)

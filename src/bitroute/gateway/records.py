@@ -14,7 +14,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any, Final
 
 import msgspec
@@ -39,6 +39,10 @@ QUEUE: Final = 20_000  # rows that wait at most ...
 TEXT: Final = 256 * 1024 * 1024  # ... and characters of stored content in them
 BATCH: Final = 500  # rows a transaction
 KNOWN: Final = 100_000  # episodes whose row is known to be there
+EARLY: Final = 10_000  # outcomes that were reported before the episode's first request had ended
+LOOKUP: Final = 1.0  # seconds that a request waits for what the database knows of its session
+NEWEST: Final = 64  # digests of the messages since the last answer ...
+NAMED: Final = 1000  # ... and characters of the tools' names that are kept: a row is not as long as a client likes
 SLOWEST: Final = 5.0  # seconds between tries while the database is away
 FAREWELL: Final = 5.0  # seconds that `close` keeps trying
 _LARGEST: Final = 2**63 - 1
@@ -65,6 +69,7 @@ class Recorder:
         self._text = self._text_done = 0
         self._turned_away = self._lost = 0
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._early: OrderedDict[tuple[str, str], Row] = OrderedDict()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._engine: Engine | None = None
@@ -114,21 +119,36 @@ class Recorder:
             self._known[key] = None
             if len(self._known) > KNOWN:
                 self._known.popitem(last=False)
+            if (reported := self._early.pop(key, None)) is not None:
+                self._put("outcomes", reported)
         row = self._row(caller, call, place, ruling, outcome) | {"at": now - outcome.total, "cost": cost}
         self._put("steps", row, len(row["message"] or "") + len(row["action"] or ""))
         return cost
 
     def outcome(self, scope: str, episode: str, success: bool | None, reward: float | None) -> None:
-        """Queue an episode's outcome; what is None leaves an earlier report as it is."""
+        """Queue an episode's outcome; what is None leaves an earlier report as it is.
+
+        A client may have read its answer's end before we have: the episode's row is then still to come, and the outcome is
+        queued again behind it.
+        """
         reported = {"success": success, "reward": _finite(reward)}
         known = {name: value for name, value in reported.items() if value is not None}
-        self._put("outcomes", {"scope": scope, "id": episode, "ended": time.time(), **known})
+        row = {"scope": scope, "id": episode, "ended": time.time(), **known}
+        self._put("outcomes", row)
+        key = (scope, episode)
+        if key not in self._known:
+            self._early[key] = self._early.pop(key, {}) | row
+            if len(self._early) > EARLY:
+                self._early.popitem(last=False)
 
     async def restore(self, scope: str, session: str) -> Remembered | None:
-        """What the records know of a session that was forgotten; None also where the database cannot say."""
+        """What the records know of a session that was forgotten; None also where the database cannot say, or not soon."""
+        if self._away:
+            return None
         try:
-            return await asyncio.to_thread(restore, self.engine, scope, session)
-        except SQLAlchemyError as error:
+            async with asyncio.timeout(LOOKUP):
+                return await asyncio.to_thread(restore, self.engine, scope, session)
+        except (SQLAlchemyError, TimeoutError) as error:
             self.failures += 1
             _log.warning("records: a session could not be looked up (%s)", type(error).__name__)
             return None
@@ -161,7 +181,7 @@ class Recorder:
         history = None
         if place.step > 0 and self.config.store_content:
             view = place.view
-            told = (view.messages[: place.step], view.actions[: place.step], view.variants[: place.step])
+            told = (view.messages[:-1], view.actions, view.variants)  # fewer than `step` where x-step began above 0
             history = msgspec.json.encode(told).decode()
         return {
             "scope": caller.scope,
@@ -183,7 +203,8 @@ class Recorder:
     def _row(self, caller: Caller, call: Call, place: Place, ruling: Ruling | None, outcome: Outcome) -> Row:
         decision = ruling.decision if ruling else None
         tokens, answer, content = outcome.tokens, outcome.answer, self.config.store_content
-        newest = [turn.digest.hex() for turn in takewhile(lambda turn: turn.role != "assistant", reversed(call.turns))]
+        unanswered = takewhile(lambda turn: turn.role != "assistant", reversed(call.turns))
+        newest = [turn.digest.hex() for turn in islice(unanswered, NEWEST)]
         return {
             "scope": caller.scope,
             "episode": place.episode,
@@ -191,7 +212,7 @@ class Recorder:
             "endpoint": call.endpoint.value,
             "model": call.model,
             "stream": call.stream,
-            "tool": ", ".join(call.tools) or None,
+            "tool": ", ".join(call.tools)[:NAMED] or None,
             "retry": place.retried is not None,
             "variant": outcome.variant,
             "decision": decision.variant if decision else None,
