@@ -54,7 +54,7 @@ def start_demo(
 
 def _introduction(config: GatewayConfig, url: str, admin: str) -> str:
     return f"""\
-bitroute serves {url}/v1: router {config.routing.router}, at most {config.routing.budget:.0%} of the steps at high precision
+bitroute serves {url}/v1: router {config.routing.router}, budget {config.routing.budget:.0%} of the steps at high precision
 page, metrics and kill switch: {admin}
 behind it: {", ".join(f"{variant.name} at {variant.urls[0]}" for variant in config.variants)}; records: {config.records.url}
 
