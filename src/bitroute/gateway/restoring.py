@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import groupby
+from typing import Final
 
 import msgspec
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, bindparam, func, select
 
 from bitroute.episode import Decision
 from bitroute.gateway.exchange import Ruling
@@ -18,16 +19,20 @@ from bitroute.gateway.lineage import EPISODES, Lineage, Mark, Remembered, Try, a
 from bitroute.gateway.reading import Row, signals_of
 from bitroute.gateway.tables import episodes, steps
 
+# Made once: every new session is asked for, and to make a query takes longer than to find nothing.
+_OF_SESSION: Final = (episodes.c.scope == bindparam("of_scope")) & (episodes.c.session == bindparam("of_session"))
+_NEWEST: Final = select(episodes).where(_OF_SESSION).order_by(episodes.c.started.desc()).limit(EPISODES)
+_BEGUN: Final = select(func.count()).select_from(episodes).where(_OF_SESSION)
+
 
 def restore(engine: Engine, scope: str, session: str) -> Remembered | None:
     """The newest episodes of a session and all their answered steps; None where nothing is recorded of it."""
-    of_session = (episodes.c.scope == scope) & (episodes.c.session == session)
-    newest = select(episodes).where(of_session).order_by(episodes.c.started.desc()).limit(EPISODES)
+    names_it = {"of_scope": scope, "of_session": session}
     with engine.connect() as connection:
-        rows = connection.execute(newest).mappings().all()
+        rows = connection.execute(_NEWEST, names_it).mappings().all()
         if not rows:
             return None
-        begun = connection.execute(select(func.count()).select_from(episodes).where(of_session)).scalar_one()
+        begun = connection.execute(_BEGUN, names_it).scalar_one()
         names = [row["id"] for row in rows]
         query = select(steps).where(steps.c.scope == scope, steps.c.episode.in_(names)).order_by(steps.c.episode, steps.c.id)
         requests = {name: list(found) for name, found in groupby(connection.execute(query).mappings(), lambda r: r["episode"])}

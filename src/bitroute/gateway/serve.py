@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bitroute.cost import CostModel, Rates
 from bitroute.errors import BitrouteError, ConfigError
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 BACKLOG: Final = 4096
+MAX_UNREAD: Final = 512 * 1024  # bytes: one read of a socket is up to 256 KiB, of which the last 32 may be a head
 IDLE: Final = 75  # seconds that an idle client connection stays open: longer than usual clients keep theirs
 CUT: Final = 1.0  # seconds for the last words to clients that are cut off
 
@@ -180,15 +182,41 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Protocol(HttpToolsProtocol):
+    """Hangs up on heads and trailers without an end, which are kept whole before anybody asks for a key."""
+
+    _unread = 0  # bytes since the parser last passed something on
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += len(data)
+        super().data_received(data)
+        if self._unread > MAX_UNREAD:
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._unread = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unread = 0
+        super().on_message_complete()
+
+
 def _server(app: ASGIApp, drain: float, lifespan: Literal["on", "off"]) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=_Protocol,
+            ws="none",
             lifespan=lifespan,
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing here asks for the client's address
             timeout_keep_alive=IDLE,
             timeout_graceful_shutdown=max(1, round(drain)),
         )

@@ -35,6 +35,7 @@ from bitroute.errors import ConfigError, DataError
 
 VERSION: Final = 1
 BUSY: Final = 5.0  # seconds that SQLite waits for another process's transaction
+_SQLITE: Final[dict[str, Any]] = {"connect_args": {"timeout": BUSY}, "paramstyle": "named"}  # rows go by name in both databases
 _LOCK: Final = 7_026_202_711  # PostgreSQL's advisory lock: one gateway at a time makes the tables
 
 metadata = MetaData()
@@ -128,7 +129,7 @@ def open_database(url: str, *, create: bool = True) -> Engine:
     if sqlite and not create and not Path(address.database or "").exists():
         raise DataError(f"{address.database}: no such database; give the gateway's records.url by --records")
     try:
-        engine = create_engine(address, connect_args={"timeout": BUSY} if sqlite else {"connect_timeout": 10})
+        engine = create_engine(address, **(_SQLITE if sqlite else {"connect_args": {"connect_timeout": 10}}))
     except ModuleNotFoundError as error:
         raise ConfigError(f"{shown}: needs {error.name}, pip install 'bitroute[postgresql]'") from error
     if sqlite:
