@@ -344,7 +344,7 @@ def _write(connection: Connection, batch: Sequence[tuple[str, Row]]) -> None:
 def _insertion(dialect: Dialect) -> str:
     """What adds steps, as the driver takes it: these rows need no conversion, which would cost more than writing them."""
     names = [column.name for column in steps.columns if column is not steps.c.id]
-    return str(insert(steps).compile(dialect=dialect, column_keys=names))
+    return str(insert(steps).inline().compile(dialect=dialect, column_keys=names))
 
 
 def _storable(value: Any) -> Any:
