@@ -141,6 +141,87 @@ def test_bodies_and_headers_have_limits(tmp_path: Path) -> None:
     play(tmp_path, test, server={"max_body": 1000})
 
 
+def test_heads_that_never_end_are_hung_up_on(tmp_path: Path) -> None:
+    async def endless(url: str, opening: bytes) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            writer.write(opening)
+            while not reader.at_eof():
+                writer.write(b"a" * 65536)
+                await writer.drain()
+                await asyncio.sleep(0)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def test(client: aiohttp.ClientSession, gateway: Running, low: ScriptedUpstream, high: ScriptedUpstream) -> None:
+        async with asyncio.timeout(20):
+            await endless(gateway.url, b"GET /health HTTP/1.1\r\nx-a: ")
+            await endless(gateway.url, b"POST /nowhere HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx-a: ")
+        async with client.post(CHAT, json=chat("x" * 1_000_000)) as response:
+            assert response.status == 200
+
+    play(tmp_path, test)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/episodes/e/outcome"])
+def test_a_length_of_thousands_of_digits_is_a_length(tmp_path: Path, path: str) -> None:
+    async def test(client: aiohttp.ClientSession, gateway: Running, low: ScriptedUpstream, high: ScriptedUpstream) -> None:
+        host, port = gateway.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        length = "0" * 5000 + "1"
+        writer.write(f"POST {path} HTTP/1.1\r\ncontent-length: {length}\r\n\r\n{{".encode())
+        assert await reader.readline() == b"HTTP/1.1 400 Bad Request\r\n"
+        writer.close()
+
+    play(tmp_path, test)
+
+
+def test_an_upstreams_headers_do_not_pass_for_ours(tmp_path: Path) -> None:
+    async def test(client: aiohttp.ClientSession, gateway: Running, low: ScriptedUpstream, high: ScriptedUpstream) -> None:
+        async with client.post(CHAT, json=chat()) as response:
+            assert response.headers.getall("x-bitroute-variant") == ["high"]
+            assert "x-bitroute-score" not in response.headers
+            assert response.headers["x-other"] == "1"
+
+    theirs = {"x-bitroute-variant": "theirs", "x-bitroute-score": "9", "x-other": "1"}
+    play(tmp_path, test, high=up.answer(headers=theirs))
+
+
+def test_a_floor_holds_where_upstreams_fail(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "pay"}}
+
+    async def test(client: aiohttp.ClientSession, gateway: Running, low: ScriptedUpstream, high: ScriptedUpstream) -> None:
+        async with client.post(CHAT, json=chat(tools=[tool], tool_choice=tool)) as response:
+            assert (response.status, response.headers["x-bitroute-reason"]) == (500, "floor")
+        assert not low.requests
+        async with client.post(CHAT, json=chat()) as response:
+            assert (response.status, response.headers["x-bitroute-variant"]) == (200, "low")
+
+    play(tmp_path, test, high=up.error(500), routing={"floors": {"pay": "high"}})
+
+
+def test_a_client_that_hangs_up_at_the_last_event_has_its_answer(tmp_path: Path) -> None:
+    gate = Flag()
+
+    async def test(client: aiohttp.ClientSession, gateway: Running, low: ScriptedUpstream, high: ScriptedUpstream) -> None:
+        async with client.post(CHAT, json=chat(stream=True)) as response:
+            while b"[DONE]" not in await response.content.readany():
+                pass
+            response.close()
+        async with aiohttp.ClientSession(gateway.admin) as admin, asyncio.timeout(20):
+            while True:
+                async with admin.get("/steps.json") as steps:
+                    if found := (await steps.json())["steps"]:
+                        break
+        gate.set()
+        assert found[0]["ended"] == "complete"
+
+    play(tmp_path, test, high=up.stream(up.chunk("hi"), up.chunk(finish="stop") + up.DONE, gate))
+
+
 def test_keys_and_internal_headers_stay_on_their_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UPSTREAM_KEY", "sk-upstream")
 

@@ -242,6 +242,7 @@ class Gateway:
             stream=call.stream,
             attempts=outcome.attempts,
             allow_fallback=ruling.budget is not None,
+            lowest=ruling.floor,
         )
         try:
             outcome.variant, outcome.status = answer.variant, answer.status
@@ -266,7 +267,7 @@ class Gateway:
         else:
             body = collector.whole(body)
             _note(outcome, collector)
-            outcome.ended = "complete"
+            outcome.ended = "error" if collector.failed else "complete"
         await self._leave(exchange)
         content_type = "application/json" if answer.status >= 400 else answer.content_type
         await self._start(
@@ -316,8 +317,9 @@ class Gateway:
         """Send the response's status and headers: its own, what the upstream's response had, what the gateway adds."""
         exchange.began, exchange.spoke = True, time.perf_counter()
         exchange.outcome.status = status
-        names = {name for name, _ in own}
-        lines = [*own, *[line for line in passed if line[0] not in names], *exchange.limits.items(), *_told(exchange)]
+        ours = [*own, *exchange.limits.items(), *_told(exchange)]
+        names = {name for name, _ in ours}
+        lines = [*ours, *[line for line in passed if line[0] not in names]]
         headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in lines]
         await exchange.send({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -348,7 +350,11 @@ class Gateway:
         """Tell the session how the step ended, once, and before the client can know."""
         if exchange.place is not None and not exchange.left:
             exchange.left = True
-            await self.sessions.leave(exchange.place, exchange.ruling, exchange.outcome)
+            try:
+                await self.sessions.leave(exchange.place, exchange.ruling, exchange.outcome)
+            except asyncio.CancelledError:
+                exchange.left = False  # perhaps it was not told: the request's end tells it again
+                raise
 
     def _account(self, exchange: Exchange) -> None:
         """Count and record, whatever the end was."""
@@ -372,8 +378,8 @@ class Gateway:
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise GatewayError(415, "Send the body without content-encoding", code="unsupported_encoding")
         limit = self.config.server.max_body
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > limit:
+        length = headers.get("content-length", "0").lstrip("0")  # Python refuses to read thousands of digits
+        if length.isdecimal() and (len(length) > 18 or int(length) > limit):
             raise _too_large(limit)
         chunks: list[bytes] = []
         size, more = 0, True
@@ -474,7 +480,9 @@ class _UntilGone:
             self._watcher.cancel()
         if not (self._gone and isinstance(error, asyncio.CancelledError)):
             return False
-        self._exchange.outcome.ended = "cancelled"
+        # Many clients hang up at the last event, before the upstream has ended its stream: they have the whole answer.
+        if not (self._exchange.began and self._exchange.outcome.ended == "complete"):
+            self._exchange.outcome.ended = "cancelled"
         self._task.uncancel()
         return True
 

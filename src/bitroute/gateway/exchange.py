@@ -112,6 +112,7 @@ class Ruling(msgspec.Struct, frozen=True):
     flipped: bool = False
     seconds: float = 0.0  # the router's own time
     features: tuple[float, ...] | None = None  # routers.signals.FEATURES of the step, where text is not stored
+    floor: str | None = None  # the lowest variant that may answer, also where others fail
 
 
 class Place(msgspec.Struct, frozen=True):

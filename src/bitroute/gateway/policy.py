@@ -245,7 +245,8 @@ class Policy:
                 log.warning("%s failed, and steps fall to %s: %s", version.policy, self.ladder[-1], error, exc_info=error)
             decision = self._fall("router-error", saturated)
         seconds = time.perf_counter() - started
-        served, flipped = self._serve(decision, place, self._floor(call.tools, requested.floor))
+        lowest = self._floor(call.tools, requested.floor)
+        served, flipped = self._serve(decision, place, lowest)
         return Ruling(
             served,
             decision.variant,
@@ -256,6 +257,7 @@ class Policy:
             flipped,
             seconds,
             tuple(row.tolist()),
+            lowest,
         )
 
     def observe(self, place: Place, ruling: Ruling, outcome: Outcome) -> None:

@@ -55,7 +55,7 @@ class Telemetry:
         start = end - _nanoseconds(outcome.total)
         operation = _OPERATIONS.get(endpoint, "chat")
         span = self._tracer.start_span(
-            f"{operation} {call.model}" if call else operation,
+            f"{operation} {call.model}" if call and place else operation,  # without a place the name may be anything
             context=self._propagator.extract({"traceparent": headers.get("traceparent", "")}),
             kind=SpanKind.SERVER,
             start_time=start,
@@ -65,9 +65,8 @@ class Telemetry:
                 "bitroute.ended": outcome.ended,
             },
         )
-        if call is not None:
+        if call is not None and place is not None:
             span.set_attribute("gen_ai.request.model", call.model)
-        if place is not None:
             span.set_attributes({"bitroute.episode": place.episode, "bitroute.step": place.step})
         if outcome.tokens is not None:
             tokens = outcome.tokens

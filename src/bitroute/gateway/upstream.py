@@ -200,8 +200,11 @@ class Upstreams:
         stream: bool,
         attempts: list[Attempt],
         allow_fallback: bool = True,
+        lowest: str | None = None,
     ) -> Answer:
         """POST `body_for(variant)` to `path` at a replica. Returns with the body's first part, or without `stream` all of it.
+
+        No fallback goes below `lowest`.
 
         `headers` are the client's that may be passed on; keys among them are not. Each try is appended to `attempts`. When
         all tries failed, the last error response of an upstream is the answer. Raises GatewayError: 502 or 504 when there
@@ -214,7 +217,7 @@ class Upstreams:
         relayed: Answer | None = None
         spent = False
         tried: dict[Replica, bool] = {}  # with whether it may be asked again
-        for replica in self._route(variant, affinity, tried, allow_fallback):
+        for replica in self._route(variant, affinity, tried, allow_fallback, lowest):
             began = loop.time()
             spent = bool(tried)
             if tried and (began >= deadline or not self._budget.retry(began)):
@@ -241,10 +244,13 @@ class Upstreams:
             )
         return _last_word(failure, relayed, spent)
 
-    def _route(self, variant: str, affinity: str, tried: Mapping[Replica, bool], fallback: bool) -> Iterator[Replica]:
+    def _route(
+        self, variant: str, affinity: str, tried: Mapping[Replica, bool], fallback: bool, lowest: str | None
+    ) -> Iterator[Replica]:
         """The replicas to try, in order; `tried` grows meanwhile. Those that seem down are asked when all do."""
         at = self._ladder.index(variant)
-        others = [*self._ladder[at + 1 :], *reversed(self._ladder[:at])] if fallback else []
+        bottom = 0 if lowest is None else self._ladder.index(lowest)
+        others = [*self._ladder[at + 1 :], *reversed(self._ladder[bottom:at])] if fallback else []
         first, *rest = pools = [self._pools[name] for name in (variant, *others)]
         desperate = not any(pool.alive for pool in pools)
         if replica := first.pick(affinity, tried, desperate=desperate):
@@ -352,4 +358,4 @@ def _relayed(response: aiohttp.ClientResponse, key: str | None) -> list[tuple[st
 
 def _told(name: str) -> bool:
     """Whether a client may see the header; which pages may read an answer is for its own server to say."""
-    return name not in _NOT_RELAYED and not name.startswith("access-control-")
+    return name not in _NOT_RELAYED and not name.startswith(("access-control-", "x-bitroute-"))
