@@ -94,7 +94,7 @@ class RoutingConfig(_Section):
     serve: str | None = None  # the variant that shadow mode serves; None: the highest
     splits: tuple[SplitConfig, ...] = ()  # of mode split; what they leave is on `router`
     explore: Share = 0.05  # of mode explore: the probability that one random step of an episode is flipped
-    horizon: PositiveInt = 50  # of mode explore: the step is one of an episode's first so many
+    horizon: PositiveInt = 20  # of mode explore: the step is one of an episode's first so many
     timeout: PositiveFloat = 0.05  # seconds a decision may take before the step falls to high
     feedback: bool = False  # let the threshold follow the realised share
     window: PositiveInt = 2000  # steps over which the realised share is compared with the budget

@@ -26,6 +26,7 @@ from bitroute.evaluation.statistics import (
 )
 
 LEAST: Final = 30  # flips, or effective episodes, below which an estimate says nothing
+LEAST_OF_A_KIND: Final = 10  # effective episodes that were won, and that were lost
 RESAMPLES: Final = 2000  # of an interval; more would change its third digit
 _ROUNDING: Final = 1e-9
 
@@ -232,18 +233,31 @@ def policy_value(played: Sequence[Played], targets: Sequence[Sequence[float]]) -
             "0); record with mode explore, a split or a router that draws, or choose episodes by --policy"
         )
     w = np.array(weights, dtype=np.float64)
-    effective = float(w.sum() ** 2 / np.square(w).sum()) if w.any() else 0.0
+    effective = _effective(w)
     if effective < LEAST:
         raise CapabilityError(
             f"too little overlap: {len(played)} episodes are worth {effective:.1f} of the target's own, at least {LEAST} are "
             "needed; record more, or choose a target nearer to what was served"
         )
     values = np.array([(p.success, p.cost, p.share) for p in played], dtype=np.float64)
+    for kind, of_kind in (("won", w[values[:, 0] > 0]), ("lost", w[values[:, 0] <= 0])):
+        # Lost episodes are long, so their weights spread most: the whole can look well covered when they are not.
+        worth = _effective(of_kind)
+        if len(of_kind) > 2 * worth and worth < LEAST_OF_A_KIND:
+            raise CapabilityError(
+                f"too little overlap: {len(of_kind)} {kind} episodes are worth {worth:.1f} of the target's own, at least "
+                f"{LEAST_OF_A_KIND} are needed; record more, or choose a target nearer to what was served"
+            )
     columns = np.column_stack([w, w[:, None] * values])
     point, samples = columns.mean(axis=0), bootstrap_means(columns, resamples=RESAMPLES)
     means = [ratio_estimate(float(point[i]), float(point[0]), samples[:, i], samples[:, 0]) for i in (1, 2, 3)]
     success, cost, share = (m for m in means if m is not None)  # the weights do not sum to zero
     return Value(len(played), effective, success, cost, share)
+
+
+def _effective(weights: Floats) -> float:
+    """How many episodes of equal weight the weighted ones are worth (Kish)."""
+    return float(weights.sum() ** 2 / np.square(weights).sum()) if weights.any() else 0.0
 
 
 def summary(played: Sequence[Played], unknown: Sequence[str]) -> list[str]:

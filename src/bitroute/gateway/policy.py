@@ -250,7 +250,7 @@ class Policy:
         return Ruling(
             served,
             decision.variant,
-            version.policy,
+            self._named(version),
             arm.name,
             threshold,
             budget,
@@ -265,7 +265,7 @@ class Policy:
         if place.retried is not None or ruling.budget is None or ruling.decision.reason in FAILED:
             return
         version = next((arm.version for arm in self._arms if arm.name == ruling.arm), None)
-        if version is None or version.policy != ruling.policy:
+        if version is None or self._named(version) != ruling.policy:
             return  # decided by a version that has been replaced
         control = version.control(ruling.budget)
         before = control.alarm
@@ -358,6 +358,10 @@ class Policy:
             propensity = 1.0 if certain else decision.propensity
             decision = Decision(variant, decision.score, decision.reason if failed else "floor", propensity)
         return decision, flipped
+
+    def _named(self, version: Version) -> str:
+        """What rulings call a policy: one that only watches must not be credited with what was served."""
+        return f"shadow:{version.policy}" if self.mode == "shadow" else version.policy
 
     def _fall(self, reason: str, saturated: Callable[[str], bool]) -> Decision:
         """The router gave no answer: high, or low where high has no room."""
