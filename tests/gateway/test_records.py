@@ -335,6 +335,7 @@ def test_nothing_older_than_the_flush_interval_is_lost_by_kill_9(tmp_path: Path)
         ("sqlite://", ConfigError, "in memory"),
         ("mysql://host/db", ConfigError, "mysql is not supported"),
         ("nonsense", ConfigError, "none of a database"),
+        ("postgresql://u:secret@h:port/db", ConfigError, "none of a database"),
         ("sqlite:///{tmp}/missing/r.db", DataError, "unable to open"),
         ("sqlite:///{tmp}/text.db", DataError, "not a database"),
         ("sqlite:///{tmp}/other.db", DataError, "records of version 99"),
@@ -440,6 +441,15 @@ def test_an_agent_of_one_fresh_message_a_step_goes_on_after_a_crash(tmp_path: Pa
         kept.close()
 
     asyncio.run(episode())
+
+
+def test_others_on_the_machine_cannot_read_what_was_said(tmp_path: Path) -> None:
+    kept = recorder(tmp_path / "r.db")
+    Play(kept).step("a")
+    until(lambda: kept.pending == 0)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("r.db", "r.db-wal", "r.db-shm"), 0o600)
+    kept.close()
 
 
 def test_an_outcome_that_comes_before_its_episodes_row_is_kept(tmp_path: Path) -> None:

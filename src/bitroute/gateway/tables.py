@@ -7,6 +7,7 @@ PostgreSQL keeps its own promise: a committed row survives both. Times are Unix 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -133,6 +134,9 @@ def open_database(url: str, *, create: bool = True) -> Engine:
     except ModuleNotFoundError as error:
         raise ConfigError(f"{shown}: needs {error.name}, pip install 'bitroute[postgresql]'") from error
     if sqlite:
+        if create:
+            with suppress(OSError):  # what is wrong is said below
+                Path(address.database or "").touch(mode=0o600)  # others on this machine have no business with what was said
         event.listen(engine, "connect", _tune)
     try:
         with engine.begin() as connection:
@@ -156,7 +160,7 @@ def _address(url: str) -> URL:
     try:
         address = make_url(url)
         backend = address.get_backend_name()
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:  # a port that is none is a ValueError
         raise ConfigError("records: the URL is none of a database; want sqlite:///FILE or postgresql://...") from error
     if backend == "postgresql":
         return address.set(drivername="postgresql+psycopg")
