@@ -32,7 +32,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install --quiet --editable '.[torch,report,gateway,redis,telemetry,serve-demo,dev]'
+	$(BIN)/pip install --quiet --editable '.[torch,report,gateway,postgresql,redis,telemetry,serve-demo,dev]'
 	touch $@
 
 clean:
