@@ -210,6 +210,13 @@ def test_results_within_results_are_read_to_a_depth() -> None:
     assert nested("deep", 60).turns[0].digest != nested("deeper", 60).turns[0].digest
 
 
+def test_many_calls_in_a_row_are_read_once() -> None:
+    calls = [{"type": "function_call", "call_id": str(i), "name": f"t{i}", "arguments": "{}"} for i in range(30_000)]
+    last = {"type": "function_call_output", "call_id": "29999", "output": "x"}
+    found = request(Endpoint.RESPONSES, input=[*calls, last])  # each anew with all before it would take minutes
+    assert (len(found.turns), found.tools) == (2, ("t29999",))
+
+
 def test_of_a_key_given_twice_the_last_counts() -> None:
     call = parse(Endpoint.CHAT, b'{"model":"a","model":"b",' + CHAT[16:])
     assert call.model == "b" and json.loads(forward(call, "c"))["model"] == "c"

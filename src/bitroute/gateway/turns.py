@@ -293,10 +293,11 @@ def items(raw: Raw, instructions: Raw | None = None) -> History:
     tools: list[str | None] = []
     answer: Draft | None = None
     for item in given:
+        known = len(answer.calls) if answer is not None else 0
         said, role, called = _item(item, answer or Draft())
         if role == "assistant":
             answer, tools = said, []
-            for call in said.calls:
+            for call in said.calls[known:]:
                 names[call.id] = call.name
             continue
         if called:
