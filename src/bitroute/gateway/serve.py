@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import multiprocessing
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -44,6 +46,7 @@ _log = logging.getLogger(__name__)
 BACKLOG: Final = 4096
 MAX_UNREAD: Final = 512 * 1024  # bytes: one read of a socket is up to 256 KiB, of which the last 32 may be a head
 IDLE: Final = 75  # seconds that an idle client connection stays open: longer than usual clients keep theirs
+SWITCH: Final = 0.0005  # seconds for which the thread of the records, or of a router, may keep requests waiting
 CUT: Final = 1.0  # seconds for the last words to clients that are cut off
 
 Announce = Callable[[str, str], None]
@@ -141,10 +144,15 @@ def _telemetry(config: GatewayConfig, stack: contextlib.AsyncExitStack) -> Telem
 
 
 def refuse_open_door(config: GatewayConfig, keys: Keys) -> None:
-    """Raise ConfigError when others than this machine could use the gateway without a key."""
+    """Raise ConfigError when others than this machine could use the gateway without a key; warn of an open admin port."""
     if not local(config.server.host) and keys.open:
         raise ConfigError(
             f"server.host {config.server.host}: others could use the gateway without a key; add one first (bitroute keys add)"
+        )
+    if not local(config.server.admin_host):
+        _log.warning(
+            "server.admin_host %s: whoever reaches that port reads the records and has the kill switch, without a password",
+            config.server.admin_host,
         )
 
 
@@ -259,11 +267,10 @@ def serve(config: GatewayConfig, announce: Announce) -> None:
     ConfigError or DataError when it cannot start.
     """
     server = config.server
-    with bind(server.host, server.port, "server.port") as public:
-        admins = [
-            bind(server.admin_host, server.admin_port + (i if server.admin_port else 0), "server.admin_port")
-            for i in range(server.workers)
-        ]
+    with contextlib.ExitStack() as stack:
+        public = stack.enter_context(bind(server.host, server.port, "server.port"))
+        ports = [server.admin_port + i if server.admin_port else 0 for i in range(server.workers)]
+        admins = [stack.enter_context(bind(server.admin_host, port, "server.admin_port")) for port in ports]
         urls = address(public), ", ".join(address(admin) for admin in admins)
         if server.workers == 1:
             _run(config, public, admins[0], lambda: announce(*urls))
@@ -289,9 +296,16 @@ def _run(
     except ModuleNotFoundError:
         factory = None
 
+    def begin() -> None:
+        # Every request would wait for a collection that looks through all that was loaded.
+        gc.collect()
+        gc.freeze()
+        sys.setswitchinterval(SWITCH)
+        ready()
+
     async def main() -> None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
-        serving = asyncio.ensure_future(serve_sockets(config, public, admin, ready, stop))
+        serving = asyncio.ensure_future(serve_sockets(config, public, admin, begin, stop))
         for number in (signal.SIGTERM,) if parent else (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, lambda: serving.cancel() if stop.is_set() else stop.set())
         if parent is not None:
@@ -339,23 +353,25 @@ def _supervise(config: GatewayConfig, public: socket.socket, admins: list[socket
         signal.signal(signal.SIGINT, before)
         return worker
 
-    workers = [start(index) for index in range(len(admins))]
+    workers = {index: start(index) for index in range(len(admins))}
     ready()
     stopping = False
-    while any(worker.is_alive() for worker in workers):
-        ended = wait([told, *(worker.sentinel for worker in workers if worker.is_alive())])
+    while workers:
+        ended = wait([told, *(worker.sentinel for worker in workers.values())])
+        for index, worker in list(workers.items()):
+            if worker.sentinel in ended:
+                worker.join()
+                del workers[index]
+                if not stopping and errors.empty():
+                    _log.warning("worker %d has ended (%s) and is started again", index, worker.exitcode)
+                    workers[index] = start(index)
         signals = len(told.recv(64)) if told in ended else 0
-        if signals or (not stopping and not errors.empty()):
-            if not stopping:
-                for sock in (public, *admins):
-                    sock.close()  # the workers' copies close when they drain: then connections are refused
-            stopping = True
-            for worker in workers * max(1, signals):
-                worker.terminate()
-        for index, worker in enumerate(workers):
-            if not worker.is_alive() and not stopping and errors.empty():
-                _log.warning("worker %d has ended (%s) and is started again", index, worker.exitcode)
-                workers[index] = start(index)
+        if not stopping and (signals or not errors.empty()):
+            stopping, signals = True, max(1, signals)
+            for sock in (public, *admins):
+                sock.close()  # the workers close theirs when they drain: from then on connections are refused
+        for worker in list(workers.values()) * signals:
+            worker.terminate()
     if not errors.empty():
         raise errors.get()
 
