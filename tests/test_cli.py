@@ -36,7 +36,8 @@ LOW = ExperimentConfig().low
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """run("play", "--tasks", 3) is (exit code, stdout, stderr) of the command, given in an empty directory."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ALFWORLD_DATA", raising=False)
+    monkeypatch.setenv("ALFWORLD_DATA", "")  # so that what the option --alfworld-data sets is undone
+    monkeypatch.delenv("ALFWORLD_DATA")
 
     def call(*arguments: object) -> tuple[int, str, str]:
         code = main([str(a) for a in arguments])

@@ -71,8 +71,8 @@ def serve(
 ) -> None:
     """Serve the OpenAI API before a model's variants.
 
-    Each step is answered at the precision it needs. Point a client's base URL at it and ask for the model `auto` (or `auto-0.2` for
-    another budget, or a variant by its name).
+    Each step is answered at the precision it needs. Point a client's base URL at it and ask for the model `auto` (or `auto-0.2`
+    for another budget, or a variant by its name).
     """
     from bitroute.gateway.config import GatewayConfig  # noqa: PLC0415
     from bitroute.gateway.serve import log_to_stderr  # noqa: PLC0415
