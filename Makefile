@@ -1,13 +1,16 @@
-# Everything a newcomer needs: `make demo`, `make test`. A virtual environment is made in .venv; nothing else is touched.
+# Everything a newcomer needs: `make demo`, `make serve`, `make test`. A virtual environment is made in .venv; nothing else is touched.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= auto
 
-.PHONY: demo test check bench install install-dev clean
+.PHONY: demo serve test check bench install install-serve install-dev clean
 
 demo: install
 	$(BIN)/bitroute demo
+
+serve: install-serve
+	$(BIN)/bitroute serve --demo
 
 test: install-dev check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
@@ -24,11 +27,16 @@ bench: install-dev
 	$(BIN)/python benchmarks/alfworld.py
 
 install: $(VENV)/installed
+install-serve: $(VENV)/installed-serve
 install-dev: $(VENV)/installed-dev
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[torch,report]'
+	touch $@
+
+$(VENV)/installed-serve: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[torch,report,gateway,serve-demo]'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
