@@ -116,7 +116,10 @@ class State:
     def _index(self, episode: str) -> int | None:
         # An id is the first thing in its lineage, after one byte that says how many fields there are.
         name = _ENCODER.encode(episode)
-        return next((i for i in range(len(self._lineages) - 1, -1, -1) if self._lineages[i].startswith(name, 1)), None)
+        for i in range(len(self._lineages) - 1, -1, -1):
+            if self._lineages[i].startswith(name, 1):
+                return i
+        return None
 
     def _drop(self, oldest: int) -> None:
         if oldest > 0:
