@@ -1,19 +1,19 @@
 """What the gateway costs: added latency, requests a second of one core, and memory under thousands of open streams.
 
-    python benchmarks/gateway.py [--rounds 6] [--seconds 4] [--litellm VENV] [--only direct,floor,signals,encoder,litellm]
+    python benchmarks/gateway.py [--rounds 6] [--seconds 4] [--litellm VENV] [--only KINDS]
     python benchmarks/gateway.py --streams 5000
 
 Side by side, in rounds that take each server in turn: the upstream itself (`direct`), a bare Starlette and aiohttp pass-through
 (`floor`), the gateway with sessions, records (SQLite) and the signals router (a regression fitted here, on made-up features),
 the same with the trained encoder of models/, and LiteLLM's proxy where `--litellm` names a virtual environment that has it
-(pip install 'litellm[proxy]'). Agents play episodes of six steps with their whole histories (1 KB a request in the mean) for one
-chat completion each, whole or streamed in 16 chunks. The server under test has one core for itself, upstream and load share the
-other; more cores stay unused.
+(pip install 'litellm[proxy]'). Agents play episodes of six steps with their whole histories (1 KB a request in the mean) for
+one chat completion each, whole or streamed in 16 chunks. The server under test has one core for itself (the
+quietest, where other work shares the machine), upstream and load share another.
 
 Saturation is a closed loop of 32 connections. Latency is an open loop (Poisson arrivals) at half of what the round before
 reached, and what is added is the difference to `direct` at 500 requests a second, of the same quantile. CPU time is the server
 process's, of all its threads (/proc/PID/stat): where other work shares the machine it holds while requests a second do not, and
-1000 / (CPU ms) is what a core of one's own would answer. Intervals (95 %) are bootstraps over rounds.
+1000 / (CPU ms) is what a core of its own would answer. Intervals (95 %) are bootstraps over rounds.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from typing import Final
 
 import numpy as np
 import uvloop
-from gateway_load import Load, Seen
+from sqlalchemy import func, select
 
 from bitroute.gateway.tables import open_database, steps
 from bitroute.routers.signals import FEATURES, fit
-from sqlalchemy import func, select
+from gateway_load import Load, Seen
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SERVERS: Final = Path(__file__).with_name("gateway_servers.py")
@@ -51,7 +51,8 @@ KINDS: Final = ("direct", "floor", "signals", "encoder", "litellm")
 DIRECT_RATE: Final = 500.0  # requests a second at which the upstream alone is asked
 AGENTS: Final = 32  # connections at saturation ...
 WAITING: Final = 128  # ... and in the open loop: more than ever wait at half of that
-CORES: Final = sorted(os.sched_getaffinity(0))
+_WITHOUT_KEYS: Final = "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"  # on this machine alone, as the gateway is asked
+CORES: list[int] = []  # of this run: upstream and load get the first one, the servers the last, the quietest
 TICK: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -88,6 +89,7 @@ class Measured:
 
     rate: list[float] = field(default_factory=list)  # requests a second at saturation
     cpu: list[float] = field(default_factory=list)  # milliseconds a request, there
+    share: list[float] = field(default_factory=list)  # of a core that the server got meanwhile, per cent
     latency: list[np.ndarray] = field(default_factory=list)  # milliseconds, at half of it
     n: int = 0
 
@@ -96,6 +98,19 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def quietest_last(cores: set[int]) -> list[int]:
+    """The cores by how idle they are, over a second."""
+
+    def idle() -> dict[int, int]:
+        lines = (line.split() for line in Path("/proc/stat").read_text().splitlines() if line.startswith("cpu"))
+        return {int(name[3:]): int(counts[3]) for name, *counts in lines if name != "cpu"}
+
+    before = idle()
+    time.sleep(1)
+    after = idle()
+    return sorted(cores, key=lambda core: after[core] - before[core])
 
 
 def start(command: list[str], core: int, log: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -172,7 +187,7 @@ def litellm(venv: Path, upstream: int, home: Path, core: int) -> Server:
         "1",
     ]
     path = f"{venv / 'bin'}:{os.environ['PATH']}"
-    env = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "PATH": path}
+    env = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "PATH": path, _WITHOUT_KEYS: "true"}
     return Server("litellm", port, start(command, core, home / "litellm.log", env))
 
 
@@ -217,8 +232,10 @@ async def measure(server: Server, stream: bool, seconds: float, rate: float, see
         before, began = server.cpu(), time.perf_counter()
         seen = await load.closed_loop(seconds)
         check(server, seen)
-        into.rate.append(len(seen.total) / (time.perf_counter() - began))
-        into.cpu.append((server.cpu() - before) * 1000 / len(seen.total))
+        took, spent = time.perf_counter() - began, server.cpu() - before
+        into.rate.append(len(seen.total) / took)
+        into.cpu.append(spent * 1000 / len(seen.total))
+        into.share.append(100 * spent / took)
         rate = (into.rate[-2] if len(into.rate) > 1 else into.rate[-1]) / 2
         await asyncio.sleep(0.5)  # for what goes on behind the answers
     await load.connect(WAITING)
@@ -238,10 +255,8 @@ def added(own: list[np.ndarray], direct: list[np.ndarray], q: float, rng: np.ran
     """A quantile of all requests less that of direct ones; its interval by drawing rounds, the same for both."""
 
     def difference(rounds: np.ndarray | range) -> float:
-        return float(
-            np.percentile(np.concatenate([own[r] for r in rounds]), q)
-            - np.percentile(np.concatenate([direct[r] for r in rounds]), q)
-        )
+        ours, theirs = (np.percentile(np.concatenate([found[r] for r in rounds]), q) for found in (own, direct))
+        return float(ours - theirs)
 
     count = len(own)
     return (difference(range(count)), *interval([difference(rng.integers(count, size=count)) for _ in range(1000)]))
@@ -255,9 +270,8 @@ def mean(values: list[float], rng: np.random.Generator) -> tuple[float, float, f
 def table(found: dict[str, Measured], what: str) -> None:
     """Print a table in Markdown."""
     rng = np.random.default_rng(0)
-    print(
-        f"\n| {what} | added p50 ms | added p99 ms | CPU ms a request | requests/s at saturation | n |\n| --- | --- | --- | --- | --- | --- |"
-    )
+    columns = (what, "added p50 ms", "added p99 ms", "CPU ms a request", "requests/s at saturation", "with % of a core", "n")
+    print(f"\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     direct = found.get("direct")
     for kind, measured in found.items():
         all_ = np.concatenate(measured.latency)
@@ -266,12 +280,10 @@ def table(found: dict[str, Measured], what: str) -> None:
         else:
             cells = ["{:.2f} [{:.2f}, {:.2f}]".format(*added(measured.latency, direct.latency, q, rng)) for q in (50, 99)]
         if measured.rate:
-            cells += [
-                "{:.3f} [{:.3f}, {:.3f}]".format(*mean(measured.cpu, rng)),
-                "{:.0f} [{:.0f}, {:.0f}]".format(*mean(measured.rate, rng)),
-            ]
+            cells += ["{:.3f} [{:.3f}, {:.3f}]".format(*mean(measured.cpu, rng))]
+            cells += ["{:.0f} [{:.0f}, {:.0f}]".format(*mean(measured.rate, rng)), f"{np.mean(measured.share):.0f}"]
         else:
-            cells += ["", ""]
+            cells += ["", "", ""]
         print(f"| {kind} | {' | '.join(cells)} | {measured.n} |", flush=True)
 
 
@@ -279,8 +291,8 @@ def machine() -> str:
     cpu = next(
         (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?"
     )
-    load = os.getloadavg()[0]
-    return f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}, load average {load:.1f}"
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{cpu}, {os.cpu_count()} cores, {system}, load average {os.getloadavg()[0]:.1f}"
 
 
 def compare(args: argparse.Namespace, home: Path) -> None:
@@ -316,7 +328,7 @@ def stored(path: Path) -> int:
         return int(connection.execute(select(func.count()).select_from(steps)).scalar_one())
 
 
-async def hold(server: Server, count: int, seconds: float) -> tuple[Seen, float]:
+async def hold(server: Server, count: int) -> tuple[Seen, float]:
     """Open `count` streams at once and wait for all ends; with the seconds that took."""
     load = Load(server.port, server.model, True, 0)
     await load.connect(count)
@@ -332,13 +344,12 @@ def many_streams(args: argparse.Namespace, home: Path) -> None:
     with running(["signals"], None, home, ["--chunks", str(chunks), "--interval", str(apart)]) as (server,):
         idle = server.peak()
         before = server.cpu()
-        seen, took = uvloop.run(hold(server, args.streams, chunks * apart))
+        seen, took = uvloop.run(hold(server, args.streams))
         check(server, seen)
         open_ = f"{len(seen.total)} streams complete in {took:.1f} s, the shortest open for {min(seen.total):.1f} s"
         print(f"{open_}; first chunk after {max(seen.first):.2f} s at most")
-        print(
-            f"peak memory {server.peak() / 2**20:.0f} MiB ({idle / 2**20:.0f} MiB before), CPU {server.cpu() - before:.1f} s; {machine()}"
-        )
+        memory = f"peak memory {server.peak() / 2**20:.0f} MiB ({idle / 2**20:.0f} MiB before)"
+        print(f"{memory}, CPU {server.cpu() - before:.1f} s; {machine()}")
 
 
 def main() -> None:
@@ -349,6 +360,10 @@ def main() -> None:
     parser.add_argument("--litellm", type=Path, metavar="VENV")
     parser.add_argument("--streams", type=int, metavar="N", help="hold N streams open instead, and report memory")
     args = parser.parse_args()
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        sys.exit("this needs two cores: one for the server under test, one for upstream and load")
+    CORES.extend(quietest_last(cores))
     os.sched_setaffinity(0, {CORES[0]})
     with tempfile.TemporaryDirectory() as name:
         if args.streams:

@@ -19,6 +19,10 @@ from typing import Final, cast
 from gateway_servers import ACTION
 
 STEPS: Final = 6  # of an episode
+_HEAD: Final = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nhost: %s\r\naccept: application/json\r\nuser-agent: bench\r\n"
+    b"authorization: Bearer none\r\ncontent-type: application/json\r\nx-session-id: %s\r\ncontent-length: %d\r\n\r\n%s"
+)
 _SYSTEM: Final = (
     "You are a household agent. Think first, then write one action in a line of its own. Your task: put a hot mug in shelf 2."
 )
@@ -26,7 +30,19 @@ _SAYS: Final = (
     "You arrive at the {place}. On it, you see a {a}, a {b} and a {c}.\nYour task is to: put a hot {goal} in shelf 2."
 )
 _WORDS: Final = (
-    "apple bowl cloth fork kettle knife lettuce mug newspaper pan pencil plate potato soapbar spoon tomato vase watch".split()
+    "apple",
+    "bowl",
+    "cloth",
+    "fork",
+    "kettle",
+    "knife",
+    "mug",
+    "newspaper",
+    "pan",
+    "pencil",
+    "plate",
+    "spoon",
+    "vase",
 )
 
 
@@ -72,16 +88,8 @@ class Agent(asyncio.Protocol):
         self.messages.append({"role": "assistant", "content": ACTION})
         self.step = (self.step + 1) % STEPS
         self.bytes, self.count = self.bytes + len(body), self.count + 1
-        return (
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: %s\r\naccept: application/json\r\nuser-agent: bench\r\nauthorization: Bearer none\r\ncontent-type: application/json\r\nx-session-id: %s-%d\r\ncontent-length: %d\r\n\r\n%s"
-            % (  # fmt: skip
-                self.host,
-                self.name.encode(),
-                self.episode,
-                len(body),
-                body,
-            )
-        )
+        session = b"%s-%d" % (self.name.encode(), self.episode)
+        return _HEAD % (self.host, session, len(body), body)
 
     def send(self, since: float | None = None) -> None:
         """Ask for the next step. Its time runs from `since`, where it had to wait for an agent."""
@@ -145,9 +153,12 @@ class Load:
         host, loop = b"127.0.0.1:%d" % self.port, asyncio.get_running_loop()
         while len(self.agents) < agents:
             name = f"{self._rng.getrandbits(64):016x}"
-            agent = Agent(host, self.model, self.stream, name, self._rng, lambda a: self._free(a))
+            agent = Agent(host, self.model, self.stream, name, self._rng, self._freed)
             await loop.create_connection(lambda agent=agent: agent, "127.0.0.1", self.port)
             self.agents.append(agent)
+
+    def _freed(self, agent: Agent) -> None:
+        self._free(agent)
 
     async def closed_loop(self, seconds: float) -> Seen:
         """Every agent asks again as soon as it is answered."""

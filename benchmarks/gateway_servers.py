@@ -15,7 +15,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, cast
+from itertools import pairwise
+from typing import ClassVar, Final, cast
 
 import aiohttp
 import uvicorn
@@ -46,7 +47,7 @@ def _answer() -> bytes:
 def _events(chunks: int) -> list[bytes]:
     """The parts of a streamed answer as chunks of the transfer encoding: the text in `chunks` parts, usage, the end."""
     cuts = [round(i * len(ACTION) / chunks) for i in range(chunks + 1)]
-    texts = [ACTION[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    texts = [ACTION[a:b] for a, b in pairwise(cuts)]
     deltas = [{"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None} for text in texts]
     last = {"index": 0, "delta": {}, "finish_reason": "stop"}
     shared = {**_HEAD, "object": "chat.completion.chunk"}
@@ -62,7 +63,7 @@ class Upstream(asyncio.Protocol):
     whole = _answer()
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     ok = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
-    events: list[bytes] = []
+    events: ClassVar[list[bytes]]
     interval = 0.0
 
     def __init__(self) -> None:
