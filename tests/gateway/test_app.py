@@ -294,7 +294,7 @@ def test_an_upstream_that_drops_in_mid_stream_ends_in_an_error_event(tmp_path: P
 
 
 def test_silence_after_the_first_chunk_is_bridged_with_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitroute.gateway.app.KEEP_ALIVE", 0.01)
+    monkeypatch.setattr("bitroute.gateway.connection.KEEP_ALIVE", 0.01)
     gate = Flag()
 
     async def test(client: aiohttp.ClientSession, gateway: Running, low: ScriptedUpstream, high: ScriptedUpstream) -> None:

@@ -3,7 +3,7 @@
 It builds on routers, traces and the cost model, and imports neither environments nor training (but for `demo`, which brings a
 model of its own). Where to find what:
 
-    way of a request   app (the public port), exchange (the values handed on), openapi
+    way of a request   app (the public port), connection (to a client), exchange (the values handed on), openapi
     bodies             wire (in), turns (messages as a router reads them), collect and sse (out)
     episodes           identity (who calls), sessions, matching, placing, lineage, state, views; session_store, redis_store,
                        restoring (after a crash)

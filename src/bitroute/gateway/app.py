@@ -7,11 +7,9 @@ What parts know stays there: bodies in `wire` and `collect`, episodes in `sessio
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -21,9 +19,10 @@ from starlette.types import Receive, Scope, Send
 from bitroute.gateway import sse
 from bitroute.gateway.collect import Collector
 from bitroute.gateway.config import GatewayConfig, VariantConfig
-from bitroute.gateway.exchange import Call, Caller, Endpoint, GatewayError, Outcome, Place, Ruling
+from bitroute.gateway.connection import Exchange, GoneError, UntilGone, kept_open, read_body, read_headers, told
+from bitroute.gateway.exchange import Call, Endpoint, GatewayError, Outcome, Place, Ruling
 from bitroute.gateway.identity import identify
-from bitroute.gateway.keys import Client, Keys
+from bitroute.gateway.keys import Keys
 from bitroute.gateway.metrics import Metrics
 from bitroute.gateway.openapi import document
 from bitroute.gateway.policy import Policy
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-MAX_HEADERS: Final = 32 * 1024  # bytes of all names and values together
-KEEP_ALIVE: Final = 15.0  # seconds of silence, after the first chunk, before a comment keeps the connection open
 PASSED_ON: Final = frozenset(
     {"accept", "anthropic-beta", "anthropic-version", "openai-beta", "traceparent", "tracestate", "user-agent", "x-request-id"}
 )
@@ -49,41 +46,6 @@ class _Reported(msgspec.Struct, forbid_unknown_fields=True):
 
     success: bool | None = None
     reward: float | None = None
-
-
-@dataclass(slots=True)
-class Exchange:
-    """One request while it is answered: what is known of it so far, for the records whatever happens."""
-
-    endpoint: Endpoint
-    headers: Mapping[str, str]  # names in lower case
-    arrived: float
-    send: Send
-    client: Client | None = None
-    call: Call | None = None
-    caller: Caller | None = None
-    place: Place | None = None
-    ruling: Ruling | None = None
-    limits: Mapping[str, str] = field(default_factory=dict)
-    outcome: Outcome = field(default_factory=Outcome)
-    began: bool = False  # the response has: from here on it can only be relayed or broken off
-    sent: bool = False  # the response is complete
-    left: bool = False  # the session knows
-    spoke: float = 0.0  # when the stream's last bytes were sent
-
-    async def speak(self, body: bytes) -> None:
-        """Send a part of a stream."""
-        self.spoke = time.perf_counter()
-        await self.send({"type": "http.response.body", "body": body, "more_body": True})
-
-    async def finish(self, body: bytes = b"") -> None:
-        """Send the rest."""
-        self.sent = True
-        await self.send({"type": "http.response.body", "body": body})
-
-
-class _GoneError(Exception):
-    """The client went away before its request was read."""
 
 
 class Gateway:
@@ -126,7 +88,7 @@ class Gateway:
 
     async def _beside(self, method: str, path: str, scope: Scope, receive: Receive) -> Response:
         """What does not generate: health, models, outcomes, the interface's description."""
-        headers = _headers(scope)
+        headers = read_headers(scope)
         match [method, *path.strip("/").split("/")]:
             case ["GET" | "HEAD", "health"]:
                 return _json({"status": "ok"})
@@ -162,10 +124,12 @@ class Gateway:
 
     async def _report(self, name: str, scope: Scope, receive: Receive) -> Response:
         """Take the outcome of an episode, which closes it."""
-        headers = _headers(scope)
+        headers = read_headers(scope)
         client = self.keys.authenticate(headers)
         try:
-            reported = msgspec.json.decode(await self._body(scope, headers, receive), type=_Reported)
+            reported = msgspec.json.decode(
+                await read_body(scope, headers, receive, self.config.server.max_body), type=_Reported
+            )
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise GatewayError(400, f"The outcome is not {{success: bool, reward: number}}: {error}") from error
         if reported.success is None and reported.reward is None:
@@ -179,7 +143,7 @@ class Gateway:
 
     async def _generate(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Route, relay and record one generating request."""
-        exchange = Exchange(endpoint, _headers(scope), time.perf_counter(), send)
+        exchange = Exchange(endpoint, read_headers(scope), time.perf_counter(), send)
         self.in_flight += 1
         try:
             await self._guarded(exchange, scope, receive)
@@ -194,7 +158,7 @@ class Gateway:
             await self._answer(exchange, scope, receive)
         except GatewayError as error:
             await self._fail(exchange, error)
-        except _GoneError:
+        except GoneError:
             outcome.ended = "cancelled"
         except asyncio.CancelledError:
             await self._cut_off(exchange)
@@ -212,14 +176,14 @@ class Gateway:
             raise GatewayError(
                 503, "The gateway is busy; try again", kind="server_error", code="overloaded", headers={"retry-after": "1"}
             )
-        body = await self._body(scope, exchange.headers, receive)
+        body = await read_body(scope, exchange.headers, receive, self.config.server.max_body)
         exchange.arrived = time.perf_counter()
         call = exchange.call = parse(exchange.endpoint, body)
         forced = exchange.headers.get("x-bitroute-force")
         requested = self.policy.resolve(call.model, client.force or forced, client.floor)
         exchange.limits = self.keys.admit(client, forced or call.model)
         exchange.caller = identify(call, exchange.headers, client.scope, self.config.sessions.headers)
-        async with _UntilGone(exchange, receive):
+        async with UntilGone(exchange, receive):
             place = exchange.place = await self.sessions.enter(exchange.caller, call)
             ruling = exchange.ruling = await self.policy.decide(place, call, requested, self.upstreams.saturated)
             await self.sessions.ruled(place, ruling)
@@ -283,7 +247,7 @@ class Gateway:
         )
         outcome.ended = "dropped"
         try:
-            async with _kept_open(exchange):
+            async with kept_open(exchange):
                 async for chunk in answer.chunks():
                     out = b"".join(collector.event(event) for event in splitter.feed(chunk))
                     if collector.done and not exchange.left:
@@ -317,7 +281,7 @@ class Gateway:
         """Send the response's status and headers: its own, what the upstream's response had, what the gateway adds."""
         exchange.began, exchange.spoke = True, time.perf_counter()
         exchange.outcome.status = status
-        ours = [*own, *exchange.limits.items(), *_told(exchange)]
+        ours = [*own, *exchange.limits.items(), *told(exchange)]
         names = {name for name, _ in ours}
         lines = [*ours, *[line for line in passed if line[0] not in names]]
         headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in lines]
@@ -371,66 +335,8 @@ class Gateway:
         if outcome.tokens is not None:
             self.keys.charge(exchange.client, outcome.tokens, cost)
 
-    async def _body(self, scope: Scope, headers: Mapping[str, str], receive: Receive) -> bytes:
-        """The request's body, within the limits on headers and body."""
-        if sum([len(name) + len(value) for name, value in scope["headers"]]) > MAX_HEADERS:
-            raise GatewayError(431, f"The headers are longer than {MAX_HEADERS} bytes", code="headers_too_large")
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            raise GatewayError(415, "Send the body without content-encoding", code="unsupported_encoding")
-        limit = self.config.server.max_body
-        length = headers.get("content-length", "0").lstrip("0")  # Python refuses to read thousands of digits
-        if length.isdecimal() and (len(length) > 18 or int(length) > limit):
-            raise _too_large(limit)
-        chunks: list[bytes] = []
-        size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _GoneError
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > limit:
-                raise _too_large(limit)
-            more = message.get("more_body", False)
-        return b"".join(chunks)
-
 
 _ENDPOINTS: Final = {endpoint.value: endpoint for endpoint in Endpoint}
-
-
-def _told(exchange: Exchange) -> list[tuple[str, str]]:
-    """The gateway's own headers: what was decided, why, and what that took."""
-    place, ruling, outcome = exchange.place, exchange.ruling, exchange.outcome
-    lines: list[tuple[str, str]] = []
-    if place is not None:
-        lines += [
-            ("x-bitroute-episode", place.episode),
-            ("x-bitroute-step", str(place.step)),
-            ("x-bitroute-session-source", place.source),
-        ]
-    if ruling is not None:
-        lines += [
-            ("x-bitroute-variant", outcome.variant or ruling.decision.variant),
-            ("x-bitroute-reason", ruling.decision.reason),
-            ("x-bitroute-router-ms", f"{ruling.seconds * 1000:.3f}"),
-            ("x-bitroute-overhead-ms", f"{outcome.overhead * 1000:.3f}"),
-        ]
-        if ruling.decision.score is not None:
-            lines.append(("x-bitroute-score", f"{ruling.decision.score:.4g}"))
-    return lines
-
-
-def _headers(scope: Scope) -> dict[str, str]:
-    """A request's headers, read once: many are asked for. Of one that is repeated the first counts."""
-    found: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        found.setdefault(name.decode("latin-1"), value.decode("latin-1"))
-    return found
-
-
-def _too_large(limit: int) -> GatewayError:
-    message = f"The body is longer than {limit} bytes"
-    return GatewayError(413, message, code="body_too_large", headers={"connection": "close"})
 
 
 def _note(outcome: Outcome, collector: Collector) -> None:
@@ -454,60 +360,3 @@ def _is_error(body: bytes) -> bool:
         return "error" in msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return False
-
-
-class _UntilGone:
-    """Cancels the body of the `async with` when the client goes away, and swallows that cancellation."""
-
-    __slots__ = ("_exchange", "_gone", "_receive", "_task", "_watcher")
-
-    def __init__(self, exchange: Exchange, receive: Receive) -> None:
-        self._exchange, self._receive, self._gone = exchange, receive, False
-
-    async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._watcher = asyncio.create_task(self._watch())
-
-    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> bool:
-        try:
-            if error is None and self._gone:
-                await asyncio.sleep(0)  # a cancellation that is on its way arrives here, not in what follows
-        except asyncio.CancelledError as cancelled:
-            error = cancelled
-        finally:
-            self._watcher.cancel()
-        if not (self._gone and isinstance(error, asyncio.CancelledError)):
-            return False
-        # Many clients hang up at the last event, before the upstream has ended its stream: they have the whole answer.
-        if not (self._exchange.began and self._exchange.outcome.ended == "complete"):
-            self._exchange.outcome.ended = "cancelled"
-        self._task.uncancel()
-        return True
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if not self._exchange.sent:
-            self._gone = True
-            self._task.cancel()
-
-
-@contextlib.asynccontextmanager
-async def _kept_open(exchange: Exchange) -> AsyncIterator[None]:
-    """Sends a comment whenever the stream was silent for `KEEP_ALIVE` seconds."""
-
-    async def comment() -> None:
-        while True:
-            rest = exchange.spoke + KEEP_ALIVE - time.perf_counter()
-            if rest > 0:
-                await asyncio.sleep(rest)
-            else:
-                await exchange.speak(b": keep-alive\n\n")
-
-    commenter = asyncio.create_task(comment())
-    try:
-        yield
-    finally:
-        commenter.cancel()
