@@ -36,7 +36,6 @@ from bitroute.errors import ConfigError, DataError
 
 VERSION: Final = 1
 BUSY: Final = 5.0  # seconds that SQLite waits for another process's transaction
-_SQLITE: Final[dict[str, Any]] = {"connect_args": {"timeout": BUSY}, "paramstyle": "named"}  # rows go by name in both databases
 _LOCK: Final = 7_026_202_711  # PostgreSQL's advisory lock: one gateway at a time makes the tables
 
 metadata = MetaData()
@@ -129,8 +128,11 @@ def open_database(url: str, *, create: bool = True) -> Engine:
     sqlite = address.get_backend_name() == "sqlite"
     if sqlite and not create and not Path(address.database or "").exists():
         raise DataError(f"{address.database}: no such database; give the gateway's records.url by --records")
+    options: dict[str, Any] = {"connect_args": {"connect_timeout": 10}}
+    if sqlite:
+        options = {"connect_args": {"timeout": BUSY}, "paramstyle": "named"}  # rows go by name in both databases
     try:
-        engine = create_engine(address, **(_SQLITE if sqlite else {"connect_args": {"connect_timeout": 10}}))
+        engine = create_engine(address, **options)
     except ModuleNotFoundError as error:
         raise ConfigError(f"{shown}: needs {error.name}, pip install 'bitroute[postgresql]'") from error
     if sqlite:
