@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from aiohttp import web
 
 from bitroute.episode import View
-from bitroute.gateway import policy, redis_store, scoring, tables
+from bitroute.gateway import policy, redis_store, scoring, sessions, tables
 from bitroute.gateway.loading import Loaded
 from bitroute.gateway.tables import episodes, open_database, steps
 from bitroute.routers.threshold import Scored, ThresholdRouter
@@ -293,6 +293,7 @@ def test_a_full_disk_costs_rows_and_no_answers(tmp_path: Path) -> None:
 def test_sessions_that_are_away_cost_memory_and_not_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = fakeredis.FakeServer()
     client = functools.partial(fakeredis.FakeAsyncRedis, server=server)
+    monkeypatch.setattr(sessions, "PAUSE", 0.0)
     monkeypatch.setattr(redis_store.Redis, "from_url", lambda *_, **__: client())
     low, high, config = scripted(tmp_path, sessions={"url": "redis://nowhere"})
 

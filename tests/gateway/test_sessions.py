@@ -11,6 +11,7 @@ import fakeredis
 import pytest
 
 from bitroute.episode import Signals, View
+from bitroute.gateway import sessions as sessions_module
 from bitroute.gateway.exchange import Call, Caller, Outcome, Place, Ruling
 from bitroute.gateway.lineage import Lineage, Remembered, answered, chain, episode_seed
 from bitroute.gateway.redis_store import RedisStore
@@ -712,19 +713,25 @@ class _Away:
     def __init__(self) -> None:
         self.there = MemoryStore(10, 60)
         self.away = False
+        self.asked = 0
 
     async def read(self, key: str) -> bytes | None:
+        self.asked += 1
         if self.away:
             raise StoreError("Redis: ConnectionError")
         return await self.there.read(key)
 
     async def update(self, key: str, change: Callable[[bytes | None], tuple[bytes | None, T]]) -> T:
+        self.asked += 1
         if self.away:
             raise StoreError("Redis: ConnectionError")
         return await self.there.update(key, change)
 
 
-def test_a_store_that_is_away_costs_memory_not_answers(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_that_is_away_costs_memory_not_answers(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions_module, "PAUSE", 0.0)
     store = _Away()
     client = Client(Sessions(store, high="top"))
     first = client.play("u:0", answer="a0")
@@ -738,6 +745,15 @@ def test_a_store_that_is_away_costs_memory_not_answers(caplog: pytest.LogCapture
         store.away = False
         assert client.ask("u:0", "a:a0", "u:1").episode == first.episode
         assert caplog.messages[1:] == ["sessions: the store is back"]
+
+
+def test_a_store_that_is_away_is_not_asked_by_every_request() -> None:
+    store = _Away()
+    client = Client(Sessions(store))
+    store.away = True
+    places = [client.play(f"u:{n}", answer="a") for n in range(5)]
+    assert run(client.sessions.resolve("", places[0].episode)) is None
+    assert store.asked == 1
 
 
 def test_gateways_share_sessions_in_redis() -> None:

@@ -9,6 +9,7 @@ a `conversation` that the server keeps. It knows neither policies nor upstreams,
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import Final, TypeVar
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 Restore = Callable[[str, str], Awaitable[Remembered | None]]
 
+PAUSE: Final = 1.0  # seconds for which a store that is away is not asked
 _KEY: Final = 16  # hexadecimal digits of a session's key in the store
 
 
@@ -46,6 +48,7 @@ class Sessions:
     def __init__(self, store: SessionStore, restore: Restore | None = None, *, high: str = "high") -> None:
         self._store, self._restore, self._high = store, restore, high
         self._away = False  # the store is, and the log says so
+        self._again = 0.0  # when it is asked again
 
     async def enter(self, caller: Caller, call: Call) -> Place:
         """Find the request's place, and note that its step is under way until `leave`.
@@ -164,6 +167,8 @@ class Sessions:
         await self._update(episode[:_KEY], change)
 
     async def _update(self, key: str, change: Callable[[bytes | None], tuple[bytes | None, T]]) -> T:
+        if self._spared():
+            return change(None)[1]
         try:
             result = await self._store.update(key, change)
         except StoreError as error:
@@ -173,14 +178,28 @@ class Sessions:
         return result
 
     async def _read(self, key: str) -> bytes | None:
+        if self._spared():
+            return None
         try:
             return await self._store.read(key)
         except StoreError as error:
             self._tell(error)
             return None
 
+    def _spared(self) -> bool:
+        """Whether the store is away and not asked now: a server that hangs would cost every request its time limit."""
+        if not self._away:
+            return False
+        now = time.monotonic()
+        if now < self._again:
+            return True
+        self._again = now + PAUSE  # this one asks for all
+        return False
+
     def _tell(self, error: StoreError | None) -> None:
         """Log that the store went away or came back, once each."""
+        if error is not None:
+            self._again = time.monotonic() + PAUSE
         if self._away is (error is None):
             self._away = error is not None
             _log.warning("sessions: %s", f"the store is away ({error})" if error else "the store is back")
