@@ -465,16 +465,26 @@ def test_an_outcome_that_comes_before_its_episodes_row_is_kept(tmp_path: Path) -
 
 def test_a_database_that_hangs_holds_no_request_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept, free = recorder(tmp_path / "r.db"), threading.Event()
+    Play(kept).step("a")
+    until(lambda: kept.pending == 0)
     monkeypatch.setattr("bitroute.gateway.records.LOOKUP", 0.01)
     monkeypatch.setattr("bitroute.gateway.records.restore", lambda *_: free.wait(20))
 
     async def lookup() -> None:
-        found = await kept.restore("", "s")
+        found = await kept.restore(CALLER.scope, CALLER.session)
         free.set()
         assert found is None
 
     asyncio.run(lookup())
     assert kept.failures == 1
+    kept.close()
+
+
+def test_a_session_that_is_new_is_not_looked_for_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = recorder(tmp_path / "r.db")
+    monkeypatch.setattr("bitroute.gateway.records.restore", lambda *_: pytest.fail("it was looked for"))
+    assert asyncio.run(kept.restore("", "new")) is None
+    assert asyncio.run(kept.restore("", "s' OR 1=1 --")) is None
     kept.close()
 
 

@@ -31,7 +31,7 @@ from bitroute.errors import CapabilityError
 from bitroute.gateway.config import RecordsConfig
 from bitroute.gateway.exchange import Call, Caller, Outcome, Place, Ruling, Tokens
 from bitroute.gateway.lineage import Remembered
-from bitroute.gateway.restoring import restore
+from bitroute.gateway.restoring import Glance, restore
 from bitroute.gateway.tables import episodes, open_database, steps
 
 _log = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ class Recorder:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._engine: Engine | None = None
+        self._glance: Glance | None = None
         self._away = False  # the database is, and the log says so
 
     @property
@@ -96,15 +97,17 @@ class Recorder:
     def start(self) -> None:
         """Open the database and start writing. Raises ConfigError and DataError as `tables.open_database`."""
         self._engine = open_database(self.config.url)
+        self._glance = Glance(self._engine)
         self._thread = threading.Thread(target=self._run, name="records", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Write what waits, for a few seconds where the database is away, and stop. Harmless when called again."""
-        if self._thread is not None and self._engine is not None:
+        if self._thread is not None and self._engine is not None and self._glance is not None:
             self._stop.set()
             self._thread.join()
             self._thread = None
+            self._glance.close()
             self._engine.dispose()
 
     def step(self, caller: Caller, call: Call, place: Place, ruling: Ruling | None, outcome: Outcome) -> float:
@@ -144,7 +147,7 @@ class Recorder:
 
     async def restore(self, scope: str, session: str) -> Remembered | None:
         """What the records know of a session that was forgotten; None also where the database cannot say, or not soon."""
-        if self._away:
+        if self._away or (self._glance is not None and not self._glance.may_know(scope, session)):
             return None
         try:
             async with asyncio.timeout(LOOKUP):

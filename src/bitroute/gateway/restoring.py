@@ -6,8 +6,10 @@ ended, whose retries are decided anew.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
 from itertools import groupby
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -23,6 +25,8 @@ from bitroute.gateway.tables import episodes, steps
 _OF_SESSION: Final = (episodes.c.scope == bindparam("of_scope")) & (episodes.c.session == bindparam("of_session"))
 _NEWEST: Final = select(episodes).where(_OF_SESSION).order_by(episodes.c.started.desc()).limit(EPISODES)
 _BEGUN: Final = select(func.count()).select_from(episodes).where(_OF_SESSION)
+
+_ANY: Final = "SELECT 1 FROM episodes WHERE scope = ? AND session = ? LIMIT 1"
 
 
 def restore(engine: Engine, scope: str, session: str) -> Remembered | None:
@@ -54,6 +58,33 @@ def restore(engine: Engine, scope: str, session: str) -> Remembered | None:
             lineage.marks, lineage.latest = [], None
     order = sorted(lineages, key=lambda name: requests[name][-1]["id"] if name in requests else 0)
     return Remembered([lineages[name] for name in order], begun=begun, scope=scope, session=session)
+
+
+class Glance:
+    """Whether anything is recorded of a session, in microseconds and without a wait: most sessions that are asked for are new.
+
+    SQLite alone can say so; what it cannot say at once (it is locked, or not to be read) counts as yes.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._connection: sqlite3.Connection | None = None
+        if engine.dialect.name == "sqlite":
+            path = Path(engine.url.database or "").absolute()
+            self._connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=0, check_same_thread=False)
+
+    def may_know(self, scope: str, session: str) -> bool:
+        """Call it in one thread at a time."""
+        if self._connection is None:
+            return True
+        try:
+            return self._connection.execute(_ANY, (scope, session)).fetchone() is not None
+        except (sqlite3.Error, UnicodeError):
+            return True
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
 
 
 def _stepped(requests: Iterable[Row]) -> bool | None:
