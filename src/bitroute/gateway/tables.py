@@ -145,6 +145,8 @@ def open_database(url: str, *, create: bool = True) -> Engine:
             if create:
                 if not sqlite:
                     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+                elif not inspect(connection).has_table(schema.name):
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")  # else others would see the tables appear one by one
                 _refuse_other_versions(connection, shown)
                 _make(connection)
             else:
