@@ -146,3 +146,12 @@ def test_the_alarm_waits_for_half_a_window() -> None:
     for step in range(100):
         control.observe(float(step % 10 < 3))
     assert not control.alarm
+
+
+def test_the_alarm_does_not_come_and_go_at_the_very_limit() -> None:
+    control, heard = Control(0.3, (0.0,), window=100, alarm=0.05), 0
+    for step in range(2000):
+        before = control.alarm
+        control.observe(float(step % 100 < 35 or (step % 200) == 99))  # 0.35 and 0.36 of a window, in turns
+        heard += control.alarm != before
+    assert heard == 1 and control.alarm

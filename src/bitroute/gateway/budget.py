@@ -23,6 +23,7 @@ from bitroute.routers.calibrated import Calibrated, threshold_for
 
 SETTLED: Final = 50  # scores before their quantile is trusted
 INERTIA: Final = 2000.0  # steps: the controller's time constant
+CALM: Final = 0.8  # of the limit: below it an alarm ends
 SCORES: Final = 4096  # scores that are kept
 
 
@@ -116,6 +117,7 @@ class Control:
         self._gaps = gaps(own) if self.calibrated is None else (0.0,) * len(own)  # calibration finds one number for all rungs
         self._feedback, self._shift = feedback and 0.0 < budget < 1.0, 0.0
         self._limit, self._carry = alarm, 0.0
+        self.alarm = False  # whether what was spent has left the budget, as far as the steps seen can tell
         self.latest: tuple[float, ...] = tuple(own)  # thresholds
 
     def thresholds(self, scores: Scores) -> tuple[float, ...]:
@@ -130,15 +132,12 @@ class Control:
     def observe(self, share: float) -> None:
         """One step spent `share`: 1 at the highest variant, 0 at the lowest."""
         self.meter.add(share)
+        if (mean := self.meter.mean) is not None and self.meter.settled:
+            # It ends well within the limit: at the very limit it would come and go with every step.
+            self.alarm = abs(mean - self.budget) > (CALM * self._limit if self.alarm else self._limit)
         if self._feedback:
             lowest, highest = (self.budget - 1.0, self.budget) if self.calibrated is None else (-1.0, 1.0)
             self._shift = min(highest, max(lowest, self._shift + (share - self.budget) / INERTIA))
-
-    @property
-    def alarm(self) -> bool:
-        """Whether what was spent has left the budget, as far as the steps seen can tell."""
-        mean = self.meter.mean
-        return self.meter.settled and mean is not None and abs(mean - self.budget) > self._limit
 
     def _base(self, scores: Scores) -> float:
         if self.budget in (0.0, 1.0):
