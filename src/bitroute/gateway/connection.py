@@ -18,6 +18,7 @@ from bitroute.gateway.exchange import Call, Caller, Endpoint, GatewayError, Outc
 from bitroute.gateway.keys import Client
 
 MAX_HEADERS: Final = 32 * 1024  # bytes of all names and values together
+LINGER: Final = 5.0  # seconds for which the rest of a body that is too long is read
 KEEP_ALIVE: Final = 15.0  # seconds of silence, after the first chunk, before a comment keeps the connection open
 
 
@@ -72,6 +73,8 @@ async def read_body(scope: Scope, headers: Mapping[str, str], receive: Receive, 
         raise GatewayError(415, "Send the body without content-encoding", code="unsupported_encoding")
     length = headers.get("content-length", "0").lstrip("0")  # Python refuses to read thousands of digits
     if length.isdecimal() and (len(length) > 18 or int(length) > limit):
+        if "expect" not in headers:
+            await _discard(receive)
         raise _too_large(limit)
     chunks: list[bytes] = []
     size, more = 0, True
@@ -82,9 +85,19 @@ async def read_body(scope: Scope, headers: Mapping[str, str], receive: Receive, 
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if size > limit:
+            await _discard(receive)
             raise _too_large(limit)
         more = message.get("more_body", False)
     return b"".join(chunks)
+
+
+async def _discard(receive: Receive) -> None:
+    """Read on for a while: a connection that is closed while its client sends takes the answer with it."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER):
+            message = await receive()
+            while message["type"] != "http.disconnect" and message.get("more_body", False):
+                message = await receive()
 
 
 def _too_large(limit: int) -> GatewayError:
