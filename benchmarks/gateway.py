@@ -10,8 +10,8 @@ the same with the trained encoder of models/, and LiteLLM's proxy where `--litel
 one chat completion each, whole or streamed in 16 chunks. The server under test has one core for itself (the
 quietest, where other work shares the machine), upstream and load share another.
 
-Saturation is a closed loop of 32 connections. Latency is an open loop (Poisson arrivals) at half of what the round before
-reached, and what is added is the difference to `direct` at 500 requests a second, of the same quantile. CPU time is the server
+Saturation is a closed loop of 32 connections. Latency is an open loop (Poisson arrivals) at half of that, and what
+is added is the difference to `direct` at 500 requests a second, of the same quantile. CPU time is the server
 process's, of all its threads (/proc/PID/stat): where other work shares the machine it holds while requests a second do not, and
 1000 / (CPU ms) is what a core of its own would answer. Intervals (95 %) are bootstraps over rounds.
 """
@@ -19,7 +19,6 @@ process's, of all its threads (/proc/PID/stat): where other work shares the mach
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
@@ -33,6 +32,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -47,7 +47,7 @@ from gateway_load import Load, Seen
 ROOT: Final = Path(__file__).resolve().parent.parent
 SERVERS: Final = Path(__file__).with_name("gateway_servers.py")
 ENCODER: Final = ROOT / "models" / "alfworld-router-trained"
-KINDS: Final = ("direct", "floor", "signals", "encoder", "litellm")
+KINDS: Final = ("floor", "signals", "encoder", "litellm")
 DIRECT_RATE: Final = 500.0  # requests a second at which the upstream alone is asked
 AGENTS: Final = 32  # connections at saturation ...
 WAITING: Final = 128  # ... and in the open loop: more than ever wait at half of that
@@ -133,6 +133,7 @@ def wait(server: Server, path: str, log: Path, seconds: float = 120.0) -> None:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGCONT)
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(20)
@@ -212,7 +213,7 @@ def running(kinds: list[str], venv: Path | None, home: Path, options: list[str])
             else:
                 continue
             wait(servers[-1], "/health/liveliness" if kind == "litellm" else "/health", home / f"{kind}.log")
-        yield servers if "direct" in kinds else servers[1:]
+        yield servers
     finally:
         for server in reversed(servers):
             stop(server.process)
@@ -223,27 +224,45 @@ def check(server: Server, seen: Seen) -> None:
         sys.exit(f"{server.kind}: {seen.failed} of {seen.failed + len(seen.total)} requests failed: {seen.example!r}")
 
 
-async def measure(server: Server, stream: bool, seconds: float, rate: float, seed: int, into: Measured) -> None:
-    """One round of one server: a moment to get warm, saturation, then the open loop."""
+async def saturate(server: Server, stream: bool, seconds: float, seed: int, into: Measured) -> None:
+    """One round of one server: a moment to get warm, then as much as it takes."""
     load = Load(server.port, server.model, stream, seed)
     await load.connect(AGENTS)
     check(server, await load.closed_loop(0.5))
-    if server.kind != "direct":
-        before, began = server.cpu(), time.perf_counter()
-        seen = await load.closed_loop(seconds)
-        check(server, seen)
-        took, spent = time.perf_counter() - began, server.cpu() - before
-        into.rate.append(len(seen.total) / took)
-        into.cpu.append(spent * 1000 / len(seen.total))
-        into.share.append(100 * spent / took)
-        rate = (into.rate[-2] if len(into.rate) > 1 else into.rate[-1]) / 2
-        await asyncio.sleep(0.5)  # for what goes on behind the answers
+    before, began = server.cpu(), time.perf_counter()
+    seen = await load.closed_loop(seconds)
+    check(server, seen)
+    took, spent = time.perf_counter() - began, server.cpu() - before
+    into.rate.append(len(seen.total) / took)
+    into.cpu.append(spent * 1000 / len(seen.total))
+    into.share.append(100 * spent / took)
+    load.close()
+
+
+async def respond(server: Server, stream: bool, seconds: float, seed: int, into: Measured) -> None:
+    """One round of one server: answers at half of that."""
+    rate = float(np.mean(into.rate)) / 2 if into.rate else DIRECT_RATE
+    load = Load(server.port, server.model, stream, seed)
     await load.connect(WAITING)
+    check(server, await load.open_loop(rate, 0.5))
     seen = await load.open_loop(rate, seconds)
     check(server, seen)
     into.latency.append(np.array(seen.first if stream else seen.total) * 1000)
     into.n += len(seen.total)
     load.close()
+
+
+@contextlib.contextmanager
+def awake(server: Server) -> Iterator[None]:
+    """The server runs; otherwise it is halted, so that what others do in the background costs this one nothing."""
+    if server.kind == "direct":  # the upstream of all
+        yield
+        return
+    server.process.send_signal(signal.SIGCONT)
+    try:
+        yield
+    finally:
+        server.process.send_signal(signal.SIGSTOP)
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -272,10 +291,10 @@ def table(found: dict[str, Measured], what: str) -> None:
     rng = np.random.default_rng(0)
     columns = (what, "added p50 ms", "added p99 ms", "CPU ms a request", "requests/s at saturation", "with % of a core", "n")
     print(f"\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
-    direct = found.get("direct")
+    direct = found["direct"]
     for kind, measured in found.items():
         all_ = np.concatenate(measured.latency)
-        if kind == "direct" or direct is None:
+        if kind == "direct":
             cells = [f"(took {np.percentile(all_, q):.2f})" for q in (50, 99)]
         else:
             cells = ["{:.2f} [{:.2f}, {:.2f}]".format(*added(measured.latency, direct.latency, q, rng)) for q in (50, 99)]
@@ -300,14 +319,19 @@ def compare(args: argparse.Namespace, home: Path) -> None:
     if "litellm" in kinds and args.litellm is None:
         print("litellm: left out; --litellm VENV names a virtual environment that has it")
     answers = {"whole": False, "streamed, to the first chunk": True}
-    found: dict[str, dict[str, Measured]] = {what: {} for what in answers}
     with running(kinds, args.litellm, home, []) as servers:
-        for number in range(args.rounds):
-            for what, stream in answers.items():
-                for server in servers:
-                    into = found[what].setdefault(server.kind, Measured())
-                    uvloop.run(measure(server, stream, args.seconds, DIRECT_RATE, number, into))
-            print(f"round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
+        found = {what: {server.kind: Measured() for server in servers} for what in answers}
+        for server in servers[1:]:
+            server.process.send_signal(signal.SIGSTOP)
+        for step in (saturate, respond):  # apart: a scheduler takes back in one what a server had too much in the other
+            for number in range(args.rounds):
+                for (what, stream), server in product(answers.items(), servers):
+                    if step is respond or server.kind != "direct":
+                        with awake(server):
+                            uvloop.run(step(server, stream, args.seconds, number, found[what][server.kind]))
+                print(f"{step.__name__}: round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
+        for server in servers[1:]:
+            server.process.send_signal(signal.SIGCONT)
         for what in answers:
             table(found[what], what)
         print(f"\n{args.rounds} rounds of {args.seconds:g} s each; {machine()}")
@@ -341,7 +365,7 @@ async def hold(server: Server, count: int) -> tuple[Seen, float]:
 def many_streams(args: argparse.Namespace, home: Path) -> None:
     """Streams that are all open together: each gets a token every two seconds."""
     chunks, apart = 16, 2.0
-    with running(["signals"], None, home, ["--chunks", str(chunks), "--interval", str(apart)]) as (server,):
+    with running(["signals"], None, home, ["--chunks", str(chunks), "--interval", str(apart)]) as (_, server):
         idle = server.peak()
         before = server.cpu()
         seen, took = uvloop.run(hold(server, args.streams))
