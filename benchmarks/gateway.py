@@ -10,8 +10,8 @@ the same with the trained encoder of models/, and LiteLLM's proxy where `--litel
 one chat completion each, whole or streamed in 16 chunks. The server under test has one core for itself (the
 quietest, where other work shares the machine), upstream and load share another.
 
-Saturation is a closed loop of 32 connections. Latency is an open loop (Poisson arrivals) at half of that, at most 1,000 requests
-a second, and what is added is the difference to `direct` at 500 a second, of the same quantile. CPU time is the server
+Saturation is a closed loop of 32 connections. Latency is an open loop (Poisson arrivals) at half of that, at most 1,000
+requests a second, and what is added is the difference to `direct` at 500 a second, of the same quantile. CPU time is the server
 process's, of all its threads (/proc/PID/stat), at saturation; 1000 / (CPU ms) is what a core of its own would answer. Where
 other work shares the machine, CPU time suffers least and latency most. Intervals (95 %) are bootstraps over rounds.
 """
