@@ -21,26 +21,26 @@ import numpy as np
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from bitroute.agents.alfworld import AlfworldAgent
-from bitroute.agents.tokenizer import Tokenizer
-from bitroute.alfworld import OFFICIAL, calibration_batches, load_player, task_at
-from bitroute.cli import MODEL
-from bitroute.config import ExperimentConfig
-from bitroute.engines.hosting import HIGH, host, quantize
-from bitroute.engines.memo import MemoEngine
-from bitroute.envs.alfworld.world import World
+from bitroute.cli.main import MODEL
+from bitroute.engines.caching import MemoEngine
+from bitroute.engines.loading import HIGH, host, quantize
+from bitroute.engines.sensitivity import exact_divergence
+from bitroute.envs.alfworld.agent import AlfworldAgent
+from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
+from bitroute.envs.alfworld.suite import OFFICIAL, calibration_batches, load_player, task_at
 from bitroute.errors import BitrouteError
 from bitroute.evaluation.statistics import Floats, bootstrap_difference, bootstrap_mean, mcnemar
 from bitroute.evaluation.tables import summary
-from bitroute.experiment import experiment, share
-from bitroute.rollout import Player, play
+from bitroute.experiment.config import ExperimentConfig
+from bitroute.experiment.stages import experiment, share
+from bitroute.nn.tokenizer import Tokenizer
+from bitroute.rollout.branches import branches, summarise
+from bitroute.rollout.player import Player, play
+from bitroute.rollout.workers import Hosting, Job, workers
 from bitroute.routers.encoder import load_encoder
-from bitroute.runs import RunDirectory, processor
 from bitroute.store.files import write_atomic
+from bitroute.store.runs import RunDirectory, processor
 from bitroute.store.traces import read_traces
-from bitroute.training.branches import branches, summarise
-from bitroute.training.sensitivity import exact_divergence
-from bitroute.workers import Hosting, Job, workers
 
 SCHEMES = (
     "w8g64-rtn",
@@ -141,7 +141,7 @@ def credit(config: ExperimentConfig, out: Path, tasks: int) -> None:
     engine = MemoEngine(host(config.model, (config.low,), out / "variants", end_token=agent.tokenizer.end))
     router = load_encoder(out / "method/routers/kl-st-0", model=engine.fingerprint, variants=engine.ladder)
     router.sample = True
-    player = Player(World, agent, engine, router, max_steps=config.max_steps)
+    player = Player(AlfworldEnvironment, agent, engine, router, max_steps=config.max_steps)
     chosen = [task_at("router-train", 2 * config.label_tasks + i) for i in range(tasks)]
     print(f"\nSampled episodes of KL-ST (trajectory alone, seed 0), router-train, {processor()}")
 

@@ -20,10 +20,10 @@ from random import Random
 
 from tqdm import tqdm
 
-from bitroute.envs.alfworld.differential import Frame, compare, following, play, wandering
-from bitroute.envs.alfworld.load import find_games, load_task
-from bitroute.envs.alfworld.official import OfficialWorld
-from bitroute.envs.alfworld.world import World
+from bitroute.envs.alfworld.official import OfficialAlfworldEnvironment
+from bitroute.envs.alfworld.simulator.differential import Frame, compare, following, play, wandering
+from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
+from bitroute.envs.alfworld.simulator.load import find_games, load_task
 
 
 def difference(theirs: Frame, ours: Frame) -> dict[str, object]:
@@ -63,7 +63,7 @@ def main() -> int:
     # This directory holds an `alfworld.py` of our own, which must not hide the official package of that name.
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
-    official, native = OfficialWorld(), World()
+    official, native = OfficialAlfworldEnvironment(), AlfworldEnvironment()
     mismatches = 0
     for part in ("walkthrough", "random") if arguments.part == "all" else (arguments.part,):
         played = frames = wrong = won = 0

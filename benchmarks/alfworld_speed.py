@@ -19,15 +19,17 @@ import warnings
 from pathlib import Path
 from random import Random
 
-from bitroute.envs.alfworld.game import AlfworldTask
-from bitroute.envs.alfworld.load import find_games, load_task
-from bitroute.envs.alfworld.official import OfficialWorld
+from bitroute.envs.alfworld.official import OfficialAlfworldEnvironment
+from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
+from bitroute.envs.alfworld.simulator.game import AlfworldTask
+from bitroute.envs.alfworld.simulator.load import find_games, load_task
 from bitroute.envs.alfworld.splits import split
-from bitroute.envs.alfworld.world import World
 from bitroute.errors import CapabilityError, ConfigError
 
 
-def wander(engine: World | OfficialWorld, task: AlfworldTask, steps: int, random: Random) -> tuple[float, float, int]:
+def wander(
+    engine: AlfworldEnvironment | OfficialAlfworldEnvironment, task: AlfworldTask, steps: int, random: Random
+) -> tuple[float, float, int]:
     """Seconds of the reset, seconds of all steps together, and the number of commands that were admissible in them."""
     start = time.process_time()
     observation = engine.reset(task)
@@ -39,7 +41,7 @@ def wander(engine: World | OfficialWorld, task: AlfworldTask, steps: int, random
     return begun - start, time.process_time() - begun, commands
 
 
-def report(name: str, engine: World | OfficialWorld, tasks: list[AlfworldTask], steps: int) -> None:
+def report(name: str, engine: AlfworldEnvironment | OfficialAlfworldEnvironment, tasks: list[AlfworldTask], steps: int) -> None:
     """Print the rate of one engine."""
     random = Random(0)
     runs = [wander(engine, task, steps, random) for task in tasks]
@@ -76,19 +78,19 @@ def main() -> None:
             seconds.append(time.process_time() - start)
         slow = statistics.quantiles(seconds, n=100)[-1] * 1e3
         print(f"load: median {statistics.median(seconds) * 1e3:.2f} ms, 99th percentile {slow:.2f} ms an official game")
-    worlds = [World() for _ in tasks]
+    worlds = [AlfworldEnvironment() for _ in tasks]
     for world, task in zip(worlds, tasks, strict=True):
         world.reset(task)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"memory: {(after - before) / 1024:.0f} MiB for {len(worlds):,} different games, all open")
 
-    report("native", World(), tasks, arguments.steps)
+    report("native", AlfworldEnvironment(), tasks, arguments.steps)
     start = time.process_time()
     for number in range(100_000):
         worlds[number % len(worlds)].copy()
     print(f"copy: {(time.process_time() - start) / 100_000 * 1e6:.2f} us")
     try:
-        official = OfficialWorld()
+        official = OfficialAlfworldEnvironment()
     except CapabilityError as error:
         print(error)
     else:

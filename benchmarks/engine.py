@@ -22,22 +22,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitroute.agents.alfworld import AlfworldAgent
-from bitroute.agents.tokenizer import Tokenizer
+from bitroute.engines.caching import MemoEngine
 from bitroute.engines.engine import CacheMode, Engine
-from bitroute.engines.memo import MemoEngine
-from bitroute.engines.qwen3 import Qwen3, load_model
 from bitroute.engines.torch import TorchEngine
 from bitroute.envs.alfworld import splits
-from bitroute.envs.alfworld.world import World
+from bitroute.envs.alfworld.agent import AlfworldAgent
+from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
 from bitroute.episode import Task
+from bitroute.nn.qwen3 import Qwen3, load_model
+from bitroute.nn.tokenizer import Tokenizer
 from bitroute.quantization.linear import QuantizedLinear
 from bitroute.quantization.model import materialize
 from bitroute.quantization.quantize import quantize_model
 from bitroute.quantization.scheme import Scheme
-from bitroute.rollout import Player, play
-from bitroute.routers.fixed import Always, Periodic, Random
+from bitroute.rollout.player import Player, play
 from bitroute.routers.router import Router
+from bitroute.routers.rules import Always, Periodic, Random
 
 LOW = "w3g64-rtn"
 BATCH = 64
@@ -92,7 +92,7 @@ def peak(dtype: torch.dtype) -> float:
 
 def measure(engine: Engine, agent: AlfworldAgent, router: Router, tasks: Sequence[Task], batch: int) -> Run:
     """Play all tasks with one policy."""
-    player = Player(World, agent, engine, router)
+    player = Player(AlfworldEnvironment, agent, engine, router)
     start = time.process_time()
     episodes = list(play(player, [(task, 0) for task in tasks], "benchmark", batch=batch))
     seconds = time.process_time() - start

@@ -40,7 +40,7 @@ import numpy as np
 import uvloop
 from sqlalchemy import func, select
 
-from bitroute.gateway.tables import open_database, steps
+from bitroute.gateway.records.tables import open_database, steps
 from bitroute.routers.signals import FEATURES, fit
 from gateway_load import Load, Seen
 

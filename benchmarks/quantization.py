@@ -22,17 +22,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bitroute.agents.alfworld import AlfworldAgent
-from bitroute.agents.tokenizer import Tokenizer
-from bitroute.engines.qwen3 import Qwen3, load_model, sequence_logits
 from bitroute.envs.alfworld import splits
+from bitroute.envs.alfworld.agent import AlfworldAgent
+from bitroute.envs.alfworld.corpus import OBSERVATION_WEIGHT, weigh
 from bitroute.envs.alfworld.demonstrations import demonstrate
-from bitroute.quantization.fingerprint import fingerprint
+from bitroute.nn.fingerprint import fingerprint
+from bitroute.nn.qwen3 import Qwen3, load_model, sequence_logits
+from bitroute.nn.tokenizer import Tokenizer
 from bitroute.quantization.model import block_linears, memory_bytes, quantized_linears, slice_model
 from bitroute.quantization.quantize import Calibration, quantize_model
 from bitroute.quantization.scheme import Scheme
 from bitroute.quantization.store import save_variant
-from bitroute.training.corpus import OBSERVATION_WEIGHT, weigh
 
 SCHEMES = (
     "w8g64-rtn,w4g64-rtn,w4g64-gptq,w3g64-rtn,w3g64-gptq,w2g32-rtn,w2g64-rtn,w2g128-rtn,w2g64-gptq,w8n4g64-rtn,w4n2g64-rtn"

@@ -25,12 +25,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bitroute.agents.tokenizer import Tokenizer
 from bitroute.episode import View
-from bitroute.gateway.config import GatewayConfig
-from bitroute.gateway.exchange import Call, Endpoint, Place
-from bitroute.gateway.policy import Policy
-from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, small
+from bitroute.gateway.core.config import GatewayConfig
+from bitroute.gateway.core.values import Call, Endpoint, StepContext
+from bitroute.gateway.routing.policy import Policy
+from bitroute.nn.tokenizer import Tokenizer
+from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, encoder_config
 from bitroute.routers.signals import FEATURES, SignalsModel
 
 TOKENIZER = Path(__file__).parents[1] / "models" / "alfworld-router"
@@ -95,7 +95,7 @@ async def decide(spec: str, views: list[View], earlier: Callable[[View], list[Vi
     try:
         for number, view in enumerate([*views[:5], *views]):
             for what in (*earlier(view), fresh(view)):
-                place = Place("s", "header", f"e{number}", len(what.actions), what, number, False)
+                place = StepContext("s", "header", f"e{number}", len(what.actions), what, number, False)
                 started = time.process_time(), time.perf_counter()
                 ruling = await policy.decide(place, CALL, requested, lambda _: False)
                 took = time.process_time() - started[0], time.perf_counter() - started[1]
@@ -112,7 +112,7 @@ def save_routers(directory: Path) -> tuple[str, str]:
     SignalsModel(FEATURES, ones, ones, ones, 0.0, LADDER, "benchmark").save(directory / "signals.json")
     torch.manual_seed(0)
     tokenizer = Tokenizer.load(TOKENIZER)
-    network = EncoderNetwork(small(tokenizer.vocab_size), use_signals=True)
+    network = EncoderNetwork(encoder_config(tokenizer.vocab_size), use_signals=True)
     EncoderRouter(network, tokenizer, LADDER, model="benchmark").save(directory / "encoder")
     return str(directory / "signals.json"), str(directory / "encoder")
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from openai import AsyncOpenAI
 
-from bitroute.endpoint import Client, Played
 from bitroute.envs.alfworld.splits import SPLITS, split
 from bitroute.evaluation.statistics import wilson
+from bitroute.rollout.client import Client, Played
 
 
 def interval(successes: int, trials: int) -> str:

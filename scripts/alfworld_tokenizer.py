@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from bitroute.agents.alfworld import reminder, strip_welcome, train_alfworld_tokenizer
+from bitroute.envs.alfworld.agent import reminder, strip_welcome, train_alfworld_tokenizer
 from bitroute.envs.alfworld.demonstrations import demonstrate
-from bitroute.envs.alfworld.game import AlfworldTask
-from bitroute.envs.alfworld.load import load_split
+from bitroute.envs.alfworld.simulator.game import AlfworldTask
+from bitroute.envs.alfworld.simulator.load import load_split
 from bitroute.envs.alfworld.splits import tasks
 
 

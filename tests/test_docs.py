@@ -13,12 +13,12 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from bitroute.cli import app
-from bitroute.config import ExperimentConfig
+from bitroute.cli.main import app
 from bitroute.envs.alfworld.splits import SPLITS
 from bitroute.episode import Decision, Episode, Sensitivity, Signals, Step, Usage
 from bitroute.errors import BitrouteError, CapabilityError, ConfigError, DataError
-from bitroute.gateway.config import GatewayConfig, SplitConfig, VariantConfig
+from bitroute.experiment.config import ExperimentConfig
+from bitroute.gateway.core.config import GatewayConfig, SplitConfig, VariantConfig
 from bitroute.routers.registry import REGISTRY
 from bitroute.training.grpo import GrpoRecipe
 from bitroute.training.supervised import SupervisedRecipe
@@ -189,7 +189,7 @@ def test_headers_errors_endpoints_metrics_and_columns_of_the_gateway_are_explain
     """What the sources spell stands on the page: headers, codes, reasons, paths, metrics, columns."""
     page = (REFERENCE / "gateway.md").read_text()
     gateway = ROOT / "src" / "bitroute" / "gateway"
-    source = "\n".join(path.read_text() for path in sorted(gateway.glob("*.py")))
+    source = "\n".join(path.read_text() for path in sorted(gateway.rglob("*.py")))
     named = {
         *re.findall(r'"(x-bitroute-[a-z-]+)"', source),
         *re.findall(r'code="([a-z_]+)"', source),

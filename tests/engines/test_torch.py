@@ -12,12 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitroute.agents.constraint import Trie
+from bitroute.engines.constraint import Trie
 from bitroute.engines.engine import CacheMode, Generation, Sampling
-from bitroute.engines.qwen3 import Qwen3
 from bitroute.engines.torch import TorchContext, TorchEngine
 from bitroute.episode import Usage
 from bitroute.errors import CapabilityError, ConfigError
+from bitroute.nn.qwen3 import Qwen3
 from support.networks import TINY, mixed_logprobs, network, plain_generate, plain_logprobs
 
 END = 3

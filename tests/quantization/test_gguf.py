@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from bitroute.agents.alfworld import AlfworldAgent
-from bitroute.agents.tokenizer import CHAT_TEMPLATE, SPECIAL, Tokenizer
-from bitroute.cli import main
-from bitroute.engines.qwen3 import Qwen3, load_model, sequence_logits
+from bitroute.cli.main import main
 from bitroute.envs.alfworld import splits
+from bitroute.envs.alfworld.agent import AlfworldAgent
 from bitroute.envs.alfworld.demonstrations import demonstrate
 from bitroute.episode import Message
 from bitroute.errors import ConfigError, DataError
+from bitroute.nn.qwen3 import Qwen3, load_model, sequence_logits
+from bitroute.nn.tokenizer import CHAT_TEMPLATE, SPECIAL, Tokenizer
 from bitroute.quantization.model import block_linears, materialize, quantized_linears
 from bitroute.quantization.quantize import quantize_model
 from bitroute.quantization.scheme import Scheme
@@ -173,7 +173,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     activations to 8 bits.
     """
     pytest.importorskip("xllamacpp", reason="needs the extra serve-demo")
-    from bitroute.gateway.llama import llama_server  # noqa: PLC0415
+    from bitroute.gateway.demo.llama_server import llama_server  # noqa: PLC0415
 
     scheme: str = request.param
     network, tolerance = load_model(MODEL, torch.float32), 0.02

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitroute.engines.qwen3 import Qwen3, Qwen3Config, sequence_logits
 from bitroute.errors import ConfigError, DataError
+from bitroute.nn.qwen3 import Qwen3, Qwen3Config, sequence_logits
 from bitroute.quantization.gptq import Hessian, gptq
 from bitroute.quantization.grid import decode, encode, fit
 from bitroute.quantization.model import quantized_linears

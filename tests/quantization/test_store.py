@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bitroute.errors import BitrouteError, CapabilityError, ConfigError, DataError
-from bitroute.quantization.fingerprint import fingerprint
+from bitroute.nn.fingerprint import fingerprint
 from bitroute.quantization.model import memory_bytes, quantized_linears, slice_model
 from bitroute.quantization.quantize import quantize_model
 from bitroute.quantization.scheme import BITS, SLICES, Scheme

@@ -12,25 +12,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitroute.engines.qwen3 import Qwen3Config
 from bitroute.episode import Episode, Message, Signals, View
 from bitroute.errors import ConfigError, DataError
-from bitroute.rollout import Player, play
+from bitroute.nn.qwen3 import Qwen3Config
+from bitroute.rollout.player import Player, play
 from bitroute.routers.encoder import (
     SIGNAL_FEATURES,
     EncoderNetwork,
     EncoderRouter,
     Reader,
     Reading,
+    encoder_config,
     load_encoder,
     read_episode,
-    small,
     trajectory_logits,
     views_of,
 )
-from bitroute.routers.fixed import Random
 from bitroute.routers.registry import build_router
 from bitroute.routers.router import Probe
+from bitroute.routers.rules import Random
 from bitroute.routers.threshold import Scored
 from support.engine import FakeEngine
 from support.toy import ToyAgent, ToyEnvironment, toy_task, toy_tokenizer
@@ -61,7 +61,7 @@ def episodes() -> list[Episode]:
 
 
 def test_the_default_network_is_within_its_size() -> None:
-    network = EncoderNetwork(small(768), use_signals=True)
+    network = EncoderNetwork(encoder_config(768), use_signals=True)
     assert 290_000 < sum(p.numel() for p in network.parameters()) <= 300_000
 
 

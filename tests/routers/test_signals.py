@@ -9,11 +9,11 @@ import pytest
 
 from bitroute.episode import Episode, Message, Signals, View
 from bitroute.errors import ConfigError, DataError
-from bitroute.rollout import Player, play
+from bitroute.rollout.player import Player, play
 from bitroute.routers import signals
 from bitroute.routers.encoder import views_of
-from bitroute.routers.fixed import Random
-from bitroute.routers.signals import FEATURES, SignalsModel, SignalsRouter, Trail, features, fit
+from bitroute.routers.rules import Random
+from bitroute.routers.signals import FEATURES, FeatureState, SignalsModel, SignalsRouter, features, fit
 from support.engine import FakeEngine
 from support.toy import ToyAgent, ToyEnvironment, toy_task
 
@@ -98,7 +98,7 @@ def test_features_are_alike_from_an_environment_and_from_messages(episodes: list
 
 
 def test_a_trail_changes_the_cost_of_features_and_not_their_values(episodes: list[Episode]) -> None:
-    trail = Trail()
+    trail = FeatureState()
     views = [view for episode in episodes[:6] for view in (*views_of(episode), *views_of(episode)[1::2])]  # on, and back again
     for view in views:
         assert np.array_equal(features(view, "high", trail), features(view, "high"))
@@ -109,7 +109,7 @@ def test_a_trail_reads_each_earlier_message_once(monkeypatch: pytest.MonkeyPatch
     read: list[str] = []
     words = signals._words
     monkeypatch.setattr(signals, "_words", lambda text: (read.append(text), words(text))[1])
-    trail, messages = Trail(), ("one a", "two b", "three c", "four d")
+    trail, messages = FeatureState(), ("one a", "two b", "three c", "four d")
     for count in (1, 2, 3, 3, 4):
         trail.earlier(messages[:count])
     assert read == ["one a", "two b", "three c"]

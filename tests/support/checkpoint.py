@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from bitroute.agents.tokenizer import Tokenizer
-from bitroute.engines.qwen3 import Qwen3, Qwen3Config
+from bitroute.nn.qwen3 import Qwen3, Qwen3Config
+from bitroute.nn.tokenizer import Tokenizer
 
 TOKENIZER = Path(__file__).parents[2] / "models" / "alfworld-agent"
 CONFIG = Qwen3Config(

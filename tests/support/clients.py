@@ -15,8 +15,8 @@ import pytest
 import sqlalchemy as sa
 from openai.types.chat import ChatCompletionMessageParam
 
-from bitroute.gateway.keys import Grant, add_key
-from bitroute.gateway.tables import open_database, steps
+from bitroute.gateway.auth.keys import Grant, add_key
+from bitroute.gateway.records.tables import open_database, steps
 from support.gateway import Running, gateway_config, threaded
 from support.upstream import PATIENCE, Script, ScriptedUpstream
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from bitroute.agents.constraint import Trie
+from bitroute.engines.constraint import Trie
 from bitroute.engines.engine import CacheMode, Capability, Generation, Sampling
 from bitroute.episode import Signals, Usage
 from bitroute.errors import CapabilityError

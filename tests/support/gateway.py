@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitroute.gateway.config import GatewayConfig
-from bitroute.gateway.serve import address, bind, serve_sockets
+from bitroute.gateway.core.config import GatewayConfig
+from bitroute.gateway.http.server import address, bind, serve_sockets
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from bitroute.episode import Decision, Signals
-from bitroute.gateway.exchange import Call, Caller, Endpoint, Outcome, Place, Ruling, Turn
+from bitroute.gateway.core.values import Call, Caller, Endpoint, Outcome, RoutingDecision, StepContext, Turn
 
 T = TypeVar("T")
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {"s": "system", "u": "user", "a": "assistant"}
@@ -35,9 +35,9 @@ def caller(
     return Caller(scope, session, "x-session-id" if explicit else "opening", explicit, step, retry)
 
 
-def ruling(variant: str = "low", score: float = 0.25) -> Ruling:
+def ruling(variant: str = "low", score: float = 0.25) -> RoutingDecision:
     """A decision for a variant."""
-    return Ruling(Decision(variant, score, "router", 0.5), variant, "signals@1", threshold=0.5, budget=0.3)
+    return RoutingDecision(Decision(variant, score, "router", 0.5), variant, "signals@1", threshold=0.5, budget=0.3)
 
 
 def outcome(answer: str | None, variant: str | None = None, signals: Signals | None = None) -> Outcome:
@@ -57,7 +57,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("it waits")
 
 
-def standing(place: Place) -> tuple[str, int, tuple[str, ...]]:
+def standing(place: StepContext) -> tuple[str, int, tuple[str, ...]]:
     """What tests compare most: episode, step, variants of the past."""
     return place.episode, place.step, place.view.variants
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bitroute.agents.constraint import Trie
-from bitroute.engines.qwen3 import Block, Qwen3, Qwen3Config, causal, rotate, sequence_logits
+from bitroute.engines.constraint import Trie
+from bitroute.nn.qwen3 import Block, Qwen3, Qwen3Config, causal, rotate, sequence_logits
 
 TINY = Qwen3Config(
     vocab_size=40,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bitroute.episode import Episode
 from bitroute.errors import DataError
-from bitroute.workers import Hosting, Play, Shard, Submit
+from bitroute.rollout.workers import Hosting, Play, Shard, Submit
 
 BREAKING = 1  # the number of the shard that breaks, the first time it is played
 

@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import insert
 
 from bitroute.cost import CostModel
-from bitroute.gateway.replicas import ReplicaStatus
-from bitroute.gateway.tables import episodes, open_database, steps
+from bitroute.gateway.records.tables import episodes, open_database, steps
+from bitroute.gateway.upstreams.replicas import ReplicaStatus
 
 LADDER = ("low", "high")
 NOW = 1_760_000_000.0  # when the records end

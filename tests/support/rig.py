@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bitroute.gateway.config import GatewayConfig, VariantConfig
-from bitroute.gateway.exchange import Attempt, GatewayError
-from bitroute.gateway.upstream import Answer, Upstreams
+from bitroute.gateway.core.config import GatewayConfig, VariantConfig
+from bitroute.gateway.core.values import Attempt, GatewayError
+from bitroute.gateway.upstreams.upstreams import Answer, Upstreams
 from support.upstream import Script, ScriptedUpstream
 
 CHAT = "/v1/chat/completions"

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from bitroute.engines.qwen3 import Qwen3Config
 from bitroute.episode import View
-from bitroute.gateway.config import GatewayConfig
-from bitroute.gateway.exchange import Call, Endpoint, Place, Ruling
+from bitroute.gateway.core.config import GatewayConfig
+from bitroute.gateway.core.values import Call, Endpoint, RoutingDecision, StepContext
+from bitroute.nn.qwen3 import Qwen3Config
 from bitroute.routers.encoder import EncoderNetwork, EncoderRouter
 from bitroute.routers.signals import FEATURES, SignalsModel
 from support.toy import toy_tokenizer
@@ -56,6 +56,6 @@ def call(*tools: str) -> Call:
     return Call(Endpoint.CHAT, "auto", False, {}, (), tools, False, b"")
 
 
-def place(view: View, episode: str = "e", seed: int = 0, retried: Ruling | None = None) -> Place:
+def place(view: View, episode: str = "e", seed: int = 0, retried: RoutingDecision | None = None) -> StepContext:
     """Before the view's next step of an episode."""
-    return Place("s", "header", episode, len(view.actions), view, seed, not view.actions, retried=retried)
+    return StepContext("s", "header", episode, len(view.actions), view, seed, not view.actions, retried=retried)

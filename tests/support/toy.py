@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from bitroute.agents.constraint import Trie
-from bitroute.agents.tokenizer import Tokenizer, train_tokenizer
+from bitroute.engines.constraint import Trie
 from bitroute.episode import Observation, Task, Transition
+from bitroute.nn.tokenizer import Tokenizer, train_tokenizer
 
 COLOURS: Final = ("red", "blue", "green")
 LEVELS: Final = ("easy", "hard", "brutal")

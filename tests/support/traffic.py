@@ -11,10 +11,10 @@ from typing import Any
 
 from bitroute.cost import CostModel, Rates
 from bitroute.episode import Decision, View
-from bitroute.gateway.config import RecordsConfig
-from bitroute.gateway.exchange import Attempt, Call, Caller, Endpoint, Outcome, Place, Ruling, Tokens, Turn
-from bitroute.gateway.lineage import chain
-from bitroute.gateway.records import Recorder
+from bitroute.gateway.core.config import RecordsConfig
+from bitroute.gateway.core.values import Attempt, Call, Caller, Endpoint, Outcome, RoutingDecision, StepContext, Tokens, Turn
+from bitroute.gateway.records.recorder import Recorder
+from bitroute.gateway.sessions.episode_state import chain
 
 LADDER = ("low", "high")
 COST = CostModel(unit="units", variants={"low": Rates(call=1, decode=0.5), "high": Rates(call=4, prefill=0.1, decode=2)})
@@ -46,9 +46,9 @@ def call(turns: Sequence[Turn], body: bytes = b"") -> Call:
     return Call(Endpoint.CHAT, "auto", False, {}, tuple(turns), (), False, (body or chain(turns))[:16])
 
 
-def ruling(variant: str = "low", **options: Any) -> Ruling:
+def ruling(variant: str = "low", **options: Any) -> RoutingDecision:
     decision = Decision(variant, options.pop("score", 0.25), options.pop("reason", "signals"), options.pop("propensity", 1.0))
-    return Ruling(decision, options.pop("intended", variant), options.pop("policy", "signals@1"), **options)
+    return RoutingDecision(decision, options.pop("intended", variant), options.pop("policy", "signals@1"), **options)
 
 
 def outcome(text: str | None = "answer", variant: str | None = "low", **options: Any) -> Outcome:
@@ -85,8 +85,8 @@ class Play:
         self,
         message: str,
         action: str | None = "answer",
-        ruled: Ruling | None = None,
-        retried: Ruling | None = None,
+        ruled: RoutingDecision | None = None,
+        retried: RoutingDecision | None = None,
         **options: Any,
     ) -> float:
         """The request's cost. Without an action it fails, and its message may be asked again."""
@@ -94,7 +94,7 @@ class Play:
         told = turn("user", message)
         view = View((*self.messages, message), tuple(self.actions), tuple(self.variants), (None,) * len(self.actions))
         history = [*self.turns, told]
-        place = Place(
+        place = StepContext(
             self.caller.session,
             self.caller.source,
             self.episode,

@@ -19,9 +19,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bitroute.envs.alfworld.differential import following, play, wandering
-from bitroute.envs.alfworld.game import AlfworldTask, Game, Thing
-from bitroute.envs.alfworld.official import OfficialWorld
+from bitroute.envs.alfworld.official import OfficialAlfworldEnvironment
+from bitroute.envs.alfworld.simulator.differential import following, play, wandering
+from bitroute.envs.alfworld.simulator.game import AlfworldTask, Game, Thing
 from bitroute.envs.alfworld.splits import split
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "alfworld" / "generated.json"
@@ -39,7 +39,7 @@ def compact(game: Game) -> dict[str, Any]:
     return value
 
 
-def record(engine: OfficialWorld, task: AlfworldTask, steps: int, seed: int) -> dict[str, Any]:
+def record(engine: OfficialAlfworldEnvironment, task: AlfworldTask, steps: int, seed: int) -> dict[str, Any]:
     """The transcript of one game."""
     numbers: dict[str, int] = {}
 
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=45)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    engine = OfficialWorld()
+    engine = OfficialAlfworldEnvironment()
     tasks = [task for name in ("lm-train", "validation", "unseen") for task in split(name, arguments.games)]
     transcripts = [record(engine, task, arguments.steps, seed) for seed, task in enumerate(tqdm(tasks))]
     FIXTURE.parent.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitroute.cli import main
+from bitroute.cli.main import main
 from bitroute.errors import DataError
-from bitroute.gateway.loading import load_router
+from bitroute.gateway.routing.loading import load_router
 from bitroute.routers.signals import FEATURES
 from bitroute.store.features import FeatureRow, feature_line
 from bitroute.training.effects import fit_effect, train_effects

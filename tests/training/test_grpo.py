@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitroute.engines.qwen3 import Qwen3Config
 from bitroute.episode import Decision, Episode, Signals, Step, Task, Usage
 from bitroute.errors import ConfigError, DataError
-from bitroute.rollout import Player, play
+from bitroute.nn.qwen3 import Qwen3Config
+from bitroute.rollout.player import Player, play
 from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, trajectory_logits
 from bitroute.routers.threshold import sigmoid
 from bitroute.training.calibration import spent

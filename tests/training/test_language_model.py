@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bitroute.engines.qwen3 import Qwen3, load_model, sequence_logits
 from bitroute.errors import ConfigError, DataError
+from bitroute.nn.qwen3 import Qwen3, load_model, sequence_logits
 from bitroute.store import files
 from bitroute.training import language_model
 from bitroute.training.language_model import Recipe, Sequence, batches, train

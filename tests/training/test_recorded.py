@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from bitroute.cli import main
+from bitroute.cli.main import main
 from bitroute.episode import Decision, Episode, Step, Usage, View
 from bitroute.errors import ConfigError, DataError
-from bitroute.gateway.loading import load_router
-from bitroute.rollout import Player, play
+from bitroute.gateway.routing.loading import load_router
+from bitroute.rollout.player import Player, play
 from bitroute.routers.encoder import Reader, load_encoder, read_episode, views_of
-from bitroute.routers.fixed import Random
+from bitroute.routers.rules import Random
 from bitroute.store.traces import TraceWriter, read_traces
 from bitroute.training.recorded import high_of, label, label_all, lessons, split, train
 from support.checkpoint import write_checkpoint

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from bitroute.engines.qwen3 import Qwen3Config
 from bitroute.episode import Episode
 from bitroute.errors import ConfigError
-from bitroute.rollout import Player, play
+from bitroute.nn.qwen3 import Qwen3Config
+from bitroute.rollout.player import Player, play
 from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, read_episode, trajectory_logits
-from bitroute.routers.fixed import Random
+from bitroute.routers.rules import Random
 from bitroute.training.supervised import (
-    Labelled,
+    LabelledTrajectory,
     SupervisedRecipe,
     auc,
     bucketed,
@@ -39,22 +39,23 @@ def make_network(seed: int = 0) -> EncoderNetwork:
     return EncoderNetwork(Qwen3Config(TOKENIZER.vocab_size, 32, 64, 1, 2, 1, 16), use_signals=False)
 
 
-def labelled(first: int, count: int) -> tuple[list[Episode], list[Labelled]]:
+def labelled(first: int, count: int) -> tuple[list[Episode], list[LabelledTrajectory]]:
     player = Player(ToyEnvironment, ToyAgent(), FakeEngine(), Random(PAIR, 0.5), label=True)
     episodes = list(play(player, [(toy_task(i), 0) for i in range(first, first + count)], "random"))
     reader = Reader(TOKENIZER)
     rows = [
-        Labelled(read_episode(reader, e, "high"), [s.sensitivity.kl_sum for s in e.steps if s.sensitivity]) for e in episodes
+        LabelledTrajectory(read_episode(reader, e, "high"), [s.sensitivity.kl_sum for s in e.steps if s.sensitivity])
+        for e in episodes
     ]
     return episodes, rows
 
 
 @pytest.fixture(scope="module")
-def data() -> list[Labelled]:
+def data() -> list[LabelledTrajectory]:
     return labelled(0, 96)[1]
 
 
-def test_it_finds_the_hard_steps_of_tasks_it_never_saw(data: list[Labelled]) -> None:
+def test_it_finds_the_hard_steps_of_tasks_it_never_saw(data: list[LabelledTrajectory]) -> None:
     network = make_network()
     episodes, held = labelled(1000, 48)
     hard = np.array([s.message.startswith("hard") for e in episodes for s in e.steps])
@@ -69,7 +70,7 @@ def test_it_finds_the_hard_steps_of_tasks_it_never_saw(data: list[Labelled]) -> 
     assert curve[-1]["loss"] < 0.6 * curve[0]["loss"]
 
 
-def test_the_trained_network_routes_the_toy_perfectly(data: list[Labelled]) -> None:
+def test_the_trained_network_routes_the_toy_perfectly(data: list[LabelledTrajectory]) -> None:
     network = make_network()
     train_supervised(network, data, data[:16], tau=0.5, recipe=QUICK, budget=1 / 3)
     router = EncoderRouter(network, TOKENIZER, PAIR, 0.0, model="toy-model")
@@ -80,7 +81,7 @@ def test_the_trained_network_routes_the_toy_perfectly(data: list[Labelled]) -> N
         assert [s.decision.variant == "high" for s in episode.steps] == tasks[episode.task_id].hard
 
 
-def test_training_is_deterministic(data: list[Labelled]) -> None:
+def test_training_is_deterministic(data: list[LabelledTrajectory]) -> None:
     runs = []
     for _ in range(2):
         network = make_network()
@@ -89,7 +90,7 @@ def test_training_is_deterministic(data: list[Labelled]) -> None:
     assert runs[0] == runs[1]
 
 
-def test_the_epoch_that_captures_most_is_kept(data: list[Labelled], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_epoch_that_captures_most_is_kept(data: list[LabelledTrajectory], monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of four epochs is made out to be the best one."""
     found = iter([0.2, 0.9, 0.4, 0.9])
     states: list[dict[str, torch.Tensor]] = []
@@ -107,12 +108,12 @@ def test_the_epoch_that_captures_most_is_kept(data: list[Labelled], monkeypatch:
 
 
 @pytest.mark.parametrize(("tau", "share"), [(100.0, "0%"), (-1.0, "100%")])
-def test_a_tau_that_tells_nothing_apart_is_refused(data: list[Labelled], tau: float, share: str) -> None:
+def test_a_tau_that_tells_nothing_apart_is_refused(data: list[LabelledTrajectory], tau: float, share: str) -> None:
     with pytest.raises(ConfigError, match=f"tau {tau:g}: {share} of the labelled steps"):
         train_supervised(make_network(), data, data, tau, QUICK, 0.3)
 
 
-def test_the_loss_weighs_both_classes_the_same_and_adds_the_actions(data: list[Labelled]) -> None:
+def test_the_loss_weighs_both_classes_the_same_and_adds_the_actions(data: list[LabelledTrajectory]) -> None:
     network, rows = make_network(), data[:6]
     labels = np.concatenate([r.divergences for r in rows]) >= 0.5
     share = float(labels.mean())
@@ -132,7 +133,7 @@ def test_the_loss_weighs_both_classes_the_same_and_adds_the_actions(data: list[L
     assert both - alone == pytest.approx(0.5 * float(np.mean(losses)), rel=1e-4)
 
 
-def test_predictions_do_not_depend_on_order_or_batch(data: list[Labelled]) -> None:
+def test_predictions_do_not_depend_on_order_or_batch(data: list[LabelledTrajectory]) -> None:
     network = make_network()
     rows = [*data[:5], *labelled(500, 3)[1]]
     scores = predict(network, rows)
@@ -161,7 +162,7 @@ def test_captured_equals_summing_the_top() -> None:
     assert captured([1, 2], [0.0, 0.0], 0.5) == 0.0
 
 
-def test_buckets_hold_every_episode_once(data: list[Labelled]) -> None:
+def test_buckets_hold_every_episode_once(data: list[LabelledTrajectory]) -> None:
     groups = bucketed(data, 10, np.random.default_rng(0))
     assert sorted(i for g in groups for i in g) == list(range(96))
     assert sorted(map(len, groups)) == [6] + [10] * 9

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from bitroute.agents.constraint import Trie
+from bitroute.engines.constraint import Trie
 from bitroute.episode import Observation
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bitroute.agents.constraint import Trie
+from bitroute.engines.constraint import Trie
 from bitroute.episode import Signals, Usage
 
 

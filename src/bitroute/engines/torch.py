@@ -16,12 +16,12 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from bitroute.agents.constraint import Trie
+from bitroute.engines.constraint import Trie
 from bitroute.engines.engine import CacheMode, Capability, Generation, Sampling
-from bitroute.engines.kvcache import Cache, extend_cached
-from bitroute.engines.qwen3 import Qwen3
 from bitroute.episode import Signals, Usage
 from bitroute.errors import CapabilityError, ConfigError
+from bitroute.nn.kv_cache import Cache, extend_cached
+from bitroute.nn.qwen3 import Qwen3
 
 SHARED = "shared"  # the name of the one cache in CacheMode.SHARED
 
@@ -98,10 +98,10 @@ class TorchEngine:
         when a context outgrows the model's positions.
         """
         self._check(contexts, variants)
-        rows = [_Row(c, v, t, sampling) for c, v, t in zip(contexts, variants, constraints, strict=True)]
+        rows = [_Decoding(c, v, t, sampling) for c, v, t in zip(contexts, variants, constraints, strict=True)]
         active = rows
         while active:
-            by_variant: dict[str, list[_Row]] = defaultdict(list)
+            by_variant: dict[str, list[_Decoding]] = defaultdict(list)
             for row in active:
                 by_variant[row.variant].append(row)
             for variant, group in by_variant.items():
@@ -167,7 +167,7 @@ class TorchEngine:
         return logprobs
 
 
-class _Row:
+class _Decoding:
     """One action in the making: what is picked from each distribution, and what that revealed and cost."""
 
     def __init__(self, context: TorchContext, variant: str, trie: Trie | None, sampling: Sampling) -> None:

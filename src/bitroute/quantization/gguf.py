@@ -21,9 +21,9 @@ import numpy.typing as npt
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFWriter, LlamaFileType, TokenType, quants
 
-from bitroute.engines.qwen3 import Qwen3, load_model
 from bitroute.errors import ConfigError, DataError
-from bitroute.quantization.fingerprint import fingerprint
+from bitroute.nn.fingerprint import fingerprint
+from bitroute.nn.qwen3 import Qwen3, load_model
 from bitroute.quantization.linear import QuantizedLinear
 from bitroute.quantization.model import block_linears, quantized_linears
 from bitroute.quantization.quantize import quantize_model

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from bitroute.errors import CapabilityError, ConfigError, DataError
-from bitroute.quantization.fingerprint import fingerprint
+from bitroute.nn.fingerprint import fingerprint
 from bitroute.quantization.grid import Grid
 from bitroute.quantization.linear import QuantizedLinear
 from bitroute.quantization.model import M, block_linears, quantized_linears, replace, share

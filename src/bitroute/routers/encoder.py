@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from bitroute.agents.tokenizer import ASSISTANT, END, USER, Tokenizer
-from bitroute.engines.kvcache import Cache, extend_cached
-from bitroute.engines.qwen3 import Attend, Qwen3, Qwen3Config, causal
 from bitroute.episode import Episode, View
 from bitroute.errors import ConfigError, DataError
+from bitroute.nn.kv_cache import Cache, extend_cached
+from bitroute.nn.qwen3 import Attend, Qwen3, Qwen3Config, causal
+from bitroute.nn.tokenizer import ASSISTANT, END, USER, Tokenizer
 from bitroute.routers.router import Probe
 from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others
 from bitroute.store.files import write_atomic
@@ -36,7 +36,7 @@ PROBE_FEATURES: Final = 4
 SIGNAL_FEATURES: Final = PAST_FEATURES + DECISION_FEATURES + PROBE_FEATURES
 
 
-def small(vocab_size: int) -> Qwen3Config:
+def encoder_config(vocab_size: int) -> Qwen3Config:
     """The default network: 0.297 M parameters with a vocabulary of 768."""
     return Qwen3Config(
         vocab_size=vocab_size,

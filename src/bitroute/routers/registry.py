@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from bitroute.errors import ConfigError, DataError
-from bitroute.routers.fixed import Always, FirstK, Periodic, Random
 from bitroute.routers.heuristic import Heuristic
 from bitroute.routers.oracle import Oracle
 from bitroute.routers.router import Router
+from bitroute.routers.rules import Always, FirstK, Periodic, Random
 from bitroute.routers.signals import SignalsModel, SignalsRouter
 from bitroute.routers.uncertainty import Uncertainty
 

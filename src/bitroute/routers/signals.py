@@ -52,7 +52,7 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-class Trail:
+class FeatureState:
     """The words of an episode's earlier messages, kept so that a step need read its newest message alone."""
 
     __slots__ = ("_read", "_words")
@@ -77,7 +77,7 @@ class Trail:
         return self._words
 
 
-def features(view: View, high: str, trail: Trail | None = None) -> Floats:
+def features(view: View, high: str, trail: FeatureState | None = None) -> Floats:
     """The features of the coming step, [len(FEATURES)]; unknown log-probabilities count as certainty.
 
     `trail` is the episode's, if one is kept; the values are the same without.
@@ -89,7 +89,7 @@ def features(view: View, high: str, trail: Trail | None = None) -> Floats:
         body = body.rpartition("\n")[0] or body  # an opening repeats the goal in its own words
     words, goal_words = _words(body), _words(goal)
     plain = body.lower()
-    earlier = (trail or Trail()).earlier(view.messages)
+    earlier = (trail or FeatureState()).earlier(view.messages)
     step = len(view.actions)
     last = view.signals[-1] if view.signals else None
     entropies = [sum(s.entropy) for s in view.signals if s is not None]
@@ -197,9 +197,9 @@ class SignalsRouter(ThresholdRouter):
         self._weights = np.array(fitted.weights) / np.array(fitted.scale)
         self._bias = fitted.bias - float(self._weights @ np.array(fitted.mean))
 
-    def remember(self) -> Trail:
+    def remember(self) -> FeatureState:
         """No message has been read yet."""
-        return Trail()
+        return FeatureState()
 
     def scores(self, views: Sequence[View], states: Sequence[Scored]) -> list[float]:
         """Logits."""

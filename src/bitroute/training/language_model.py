@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
-from bitroute.engines.qwen3 import Qwen3, Qwen3Config, causal
 from bitroute.errors import ConfigError, DataError
+from bitroute.nn.qwen3 import Qwen3, Qwen3Config, causal
 from bitroute.store.files import write_atomic
 
 

@@ -18,20 +18,20 @@ import torch
 from tqdm import tqdm
 
 from bitroute.agents.agent import Agent
-from bitroute.agents.alfworld import AlfworldAgent
-from bitroute.agents.tokenizer import Tokenizer
 from bitroute.engines.engine import Engine, Sampling
-from bitroute.engines.hosting import HIGH, host, identity, quantize
+from bitroute.engines.loading import HIGH, host, identity, quantize
+from bitroute.engines.sensitivity import isolated, step_divergences
+from bitroute.envs.alfworld.agent import AlfworldAgent
 from bitroute.episode import Episode, Sensitivity
 from bitroute.errors import ConfigError, DataError
+from bitroute.nn.tokenizer import Tokenizer
 from bitroute.quantization.scheme import Scheme
 from bitroute.routers.calibrated import Calibrated, save_calibration
-from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, Trajectory, read_episode, small, views_of
+from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, Trajectory, encoder_config, read_episode, views_of
 from bitroute.routers.signals import Floats, SignalsRouter, features, fit
-from bitroute.runs import RunDirectory, digest
+from bitroute.store.runs import RunDirectory, digest
 from bitroute.store.traces import TraceWriter, read_traces
-from bitroute.training.sensitivity import isolated, step_divergences
-from bitroute.training.supervised import Labelled, SupervisedRecipe, predict, train_supervised
+from bitroute.training.supervised import LabelledTrajectory, SupervisedRecipe, predict, train_supervised
 
 BUDGETS: Final = (0.1, 0.2, 0.3, 0.5)  # that thresholds are given for
 BUDGET: Final = 0.3  # at which tau and the epoch are chosen
@@ -93,20 +93,20 @@ def _actions(engine: Engine, agent: Agent, contexts: Sequence[Any], steps: Seque
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
+class TrainingSet:
     """Labelled episodes as training input, each step once: `rows` [n, features] and `divergences` [n] for the regression."""
 
-    labelled: list[Labelled]
+    labelled: list[LabelledTrajectory]
     rows: Floats
     divergences: Floats
 
 
-def lessons(reader: Reader, episodes: Sequence[Episode], high: str) -> Lessons:
+def lessons(reader: Reader, episodes: Sequence[Episode], high: str) -> TrainingSet:
     """Steps that were met before with the very same history (a branch's beginning, an opening played again) are read, not
     learned from again.
     """
     seen: set[bytes] = set()
-    found: list[Labelled] = []
+    found: list[LabelledTrajectory] = []
     rows: list[Floats] = []
     for episode in episodes:
         chain, fresh = b"", []
@@ -118,9 +118,9 @@ def lessons(reader: Reader, episodes: Sequence[Episode], high: str) -> Lessons:
         kept = [t for t, new in enumerate(fresh) if new]
         if kept:
             divergences = [s.sensitivity.kl_sum for s in episode.steps if s.sensitivity]
-            found.append(Labelled(_only(read_episode(reader, episode, high), kept), [divergences[t] for t in kept]))
+            found.append(LabelledTrajectory(_only(read_episode(reader, episode, high), kept), [divergences[t] for t in kept]))
             rows += [features(view, high) for t, view in enumerate(views_of(episode)) if fresh[t]]
-    return Lessons(found, np.array(rows), np.array([d for row in found for d in row.divergences]))
+    return TrainingSet(found, np.array(rows), np.array([d for row in found for d in row.divergences]))
 
 
 def _only(trajectory: Trajectory, steps: Sequence[int]) -> Trajectory:
@@ -228,7 +228,7 @@ def train(
     candidates = {float(np.quantile(data.divergences, q)) for q in quantiles}
     for tau in sorted(t for t in candidates if 0 < (data.divergences >= t).mean() < 1):
         torch.manual_seed(0)
-        network = EncoderNetwork(small(tokenizer.vocab_size), use_signals=told)
+        network = EncoderNetwork(encoder_config(tokenizer.vocab_size), use_signals=told)
         curve = train_supervised(network, data.labelled, held.labelled, tau, SupervisedRecipe(), BUDGET)
         captured = max(row["captured"] for row in curve)
         if best is None or captured > best[0]:

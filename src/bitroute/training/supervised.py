@@ -38,7 +38,7 @@ class SupervisedRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledTrajectory:
     """A trajectory and the divergence of each of its steps, in nats."""
 
     trajectory: Trajectory
@@ -66,7 +66,7 @@ def captured(scores: npt.ArrayLike, divergences: npt.ArrayLike, share: float) ->
 
 
 @torch.inference_mode()
-def predict(network: EncoderNetwork, data: Sequence[Labelled], batch: int = 64) -> Floats:
+def predict(network: EncoderNetwork, data: Sequence[LabelledTrajectory], batch: int = 64) -> Floats:
     """Scores of all steps, in order."""
     network.eval()
     order = sorted(range(len(data)), key=lambda i: len(data[i].trajectory.tokens))
@@ -81,8 +81,8 @@ def predict(network: EncoderNetwork, data: Sequence[Labelled], batch: int = 64) 
 
 def train_supervised(
     network: EncoderNetwork,
-    train: Sequence[Labelled],
-    holdout: Sequence[Labelled],
+    train: Sequence[LabelledTrajectory],
+    holdout: Sequence[LabelledTrajectory],
     tau: float,
     recipe: SupervisedRecipe,
     budget: float,
@@ -139,7 +139,7 @@ def train_supervised(
     return curve
 
 
-def bucketed(data: Sequence[Labelled], batch: int, generator: np.random.Generator) -> list[list[int]]:
+def bucketed(data: Sequence[LabelledTrajectory], batch: int, generator: np.random.Generator) -> list[list[int]]:
     """Random batches of indices whose episodes are of about equal length."""
     order = generator.permutation(len(data))
     noisy = sorted(order, key=lambda i: len(data[i].trajectory.tokens) * generator.uniform(0.8, 1.25))
@@ -148,7 +148,11 @@ def bucketed(data: Sequence[Labelled], batch: int, generator: np.random.Generato
 
 
 def supervised_loss(
-    network: EncoderNetwork, rows: Sequence[Labelled], tau: float, class_weights: tuple[float, float], auxiliary: float
+    network: EncoderNetwork,
+    rows: Sequence[LabelledTrajectory],
+    tau: float,
+    class_weights: tuple[float, float],
+    auxiliary: float,
 ) -> Tensor:
     """Class-weighted binary cross entropy over all steps, plus `auxiliary` times the cross entropy of the actions' tokens."""
     logits, hidden = trajectory_logits(network, [r.trajectory for r in rows])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bitroute.envs.alfworld.game import AlfworldTask, Game, Goal, Receptacle, TaskKind, Thing, numbered_names
+from bitroute.envs.alfworld.simulator.game import AlfworldTask, Game, Goal, Receptacle, TaskKind, Thing, numbered_names
 
 ARCHIVE = Path(__file__).parents[4] / "shared" / "data" / "alfworld" / "alfworld_games.tar.xz"
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bitroute.agents.tokenizer import Tokenizer
 from bitroute.envs.alfworld.demonstrations import STEP_LIMIT, demonstrate, relabel
-from bitroute.envs.alfworld.game import AlfworldTask, TaskKind
-from bitroute.envs.alfworld.load import load_split
+from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
+from bitroute.envs.alfworld.simulator.game import AlfworldTask, TaskKind
+from bitroute.envs.alfworld.simulator.load import load_split
 from bitroute.envs.alfworld.splits import task
-from bitroute.envs.alfworld.world import World
+from bitroute.nn.tokenizer import Tokenizer
 
 MODEL = Path(__file__).parents[3] / "models" / "alfworld-agent"
 
@@ -45,7 +45,7 @@ def test_noise_is_marked_and_has_the_asked_share() -> None:
 def test_all_actions_and_labels_are_admissible_and_the_observations_are_the_worlds() -> None:
     for index in range(20):
         episode = demonstrate(task("lm-train", index), seed=2, noise=0.4)
-        world = World()
+        world = AlfworldEnvironment()
         observation = world.reset(episode.task)
         for told, action, label in zip(episode.observations, episode.actions, episode.labels, strict=True):
             assert told == observation

@@ -10,10 +10,10 @@ from statistics import median
 import pytest
 
 from bitroute.envs.alfworld.expert import Expert, kind_of, likely_places
-from bitroute.envs.alfworld.game import AlfworldTask, TaskKind
-from bitroute.envs.alfworld.load import load_split
+from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
+from bitroute.envs.alfworld.simulator.game import AlfworldTask, TaskKind
+from bitroute.envs.alfworld.simulator.load import load_split
 from bitroute.envs.alfworld.splits import task
-from bitroute.envs.alfworld.world import World
 from bitroute.episode import Observation
 from bitroute.errors import DataError
 
@@ -22,7 +22,7 @@ House = Callable[[TaskKind], AlfworldTask]
 
 def play(game: AlfworldTask, before: Sequence[str] = (), limit: int = 50) -> tuple[list[str], bool]:
     """The expert's actions after somebody else played `before`, and whether it won within `limit` steps of its own."""
-    world = World()
+    world = AlfworldEnvironment()
     observation = world.reset(game)
     expert = Expert(observation)
     done = False
@@ -177,7 +177,7 @@ def test_it_wins_from_wherever_a_stranger_left_the_game() -> None:
     for index in range(120):
         found = task("router-train", 1000 + index)
         chance = random.Random(index)
-        world = World()
+        world = AlfworldEnvironment()
         observation = world.reset(found)
         before: list[str] = []
         for _ in range(12):

@@ -8,8 +8,8 @@ from itertools import combinations, islice
 import pytest
 
 from bitroute.envs.alfworld import splits
-from bitroute.envs.alfworld.game import AlfworldTask, TaskKind
-from bitroute.envs.alfworld.generator import ROOM_KINDS, game_hash, layout_hash
+from bitroute.envs.alfworld.simulator.game import AlfworldTask, TaskKind
+from bitroute.envs.alfworld.simulator.generator import ROOM_KINDS, game_hash, layout_hash
 from bitroute.errors import ConfigError
 
 SIZES = {"lm-train": 1200, "seen": 300, "router-train": 600, "validation": 600, "unseen": 1800}

@@ -12,8 +12,8 @@ from itertools import count
 from typing import Final
 
 from bitroute.envs.alfworld.expert import Expert, kind_of
-from bitroute.envs.alfworld.game import AlfworldTask, Game
-from bitroute.envs.alfworld.world import World
+from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
+from bitroute.envs.alfworld.simulator.game import AlfworldTask, Game
 from bitroute.episode import Observation
 
 STEP_LIMIT: Final = 50
@@ -79,7 +79,7 @@ def relabel(task: AlfworldTask, actions: Sequence[str]) -> Demonstration:
 
 def _play(task: AlfworldTask, choose: Callable[[int, Observation, str], str | None]) -> Demonstration:
     """Play what `choose` answers to (step, observation, label) until it answers None or the game is won."""
-    world = World()
+    world = AlfworldEnvironment()
     observation = world.reset(task)
     expert = Expert(observation)
     observations: list[Observation] = []

@@ -18,10 +18,10 @@ from functools import cache
 from math import sqrt
 from typing import Final
 
-from bitroute.envs.alfworld.game import TaskKind
-from bitroute.envs.alfworld.goal import goal_sentence, read_goal
-from bitroute.envs.alfworld.rooms import ALWAYS_OPENABLE, FURNITURE, OFTEN_OPENABLE
-from bitroute.envs.alfworld.stock import STOCK
+from bitroute.envs.alfworld.simulator.game import TaskKind
+from bitroute.envs.alfworld.simulator.goal import goal_sentence, read_goal
+from bitroute.envs.alfworld.simulator.rooms import ALWAYS_OPENABLE, FURNITURE, OFTEN_OPENABLE
+from bitroute.envs.alfworld.simulator.stock import STOCK
 from bitroute.episode import Observation
 from bitroute.errors import DataError
 

@@ -1,8 +1,8 @@
 """The official ALFWorld engine behind the same interface as the native one. Needs the extra: pip install 'bitroute[alfworld]'.
 
 It plays the task's game file, with that file's own domain and grammar, through textworld; a generated task is first exported
-with the rules of the installed package. It is the oracle of the differential test, thousands of times slower than `World`, and
-not thread-safe (textworld's parser is one global object): use processes.
+with the rules of the installed package. It is the oracle of the differential test, thousands of times slower than
+`AlfworldEnvironment`, and not thread-safe (textworld's parser is one global object): use processes.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-from bitroute.envs.alfworld.export import export_game, find_rules
-from bitroute.envs.alfworld.game import AlfworldTask
+from bitroute.envs.alfworld.simulator.export import export_game, find_rules
+from bitroute.envs.alfworld.simulator.game import AlfworldTask
 from bitroute.episode import Observation, Transition
 from bitroute.errors import CapabilityError
 
 
-class OfficialWorld:
+class OfficialAlfworldEnvironment:
     """One game in the official engine. Raises CapabilityError when the extra is not installed."""
 
     def __init__(self) -> None:

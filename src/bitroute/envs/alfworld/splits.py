@@ -18,8 +18,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, count
 
-from bitroute.envs.alfworld.game import AlfworldTask, TaskKind
-from bitroute.envs.alfworld.generator import KINDS, ROOM_KINDS, Room, game_hash, generate_game, generate_room, layout_hash
+from bitroute.envs.alfworld.simulator.game import AlfworldTask, TaskKind
+from bitroute.envs.alfworld.simulator.generator import (
+    KINDS,
+    ROOM_KINDS,
+    Room,
+    game_hash,
+    generate_game,
+    generate_room,
+    layout_hash,
+)
 from bitroute.errors import ConfigError
 
 # Kitchen, living room, bedroom, bathroom: the published training games of each kind, counted by room.

@@ -1,0 +1,87 @@
+"""From a model directory and names of variants to an engine that hosts them. Knows checkpoints and schemes, no text, no
+tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bitroute.engines.engine import CacheMode
+from bitroute.engines.torch import TorchEngine
+from bitroute.errors import DataError
+from bitroute.nn.fingerprint import fingerprint
+from bitroute.nn.qwen3 import Qwen3, load_model, sequence_logits
+from bitroute.quantization.model import materialize
+from bitroute.quantization.quantize import Calibration, quantize_model
+from bitroute.quantization.scheme import Scheme
+from bitroute.quantization.store import load_variant, read_info, save_variant
+from bitroute.store.files import write_atomic
+
+HIGH = "bf16"  # the checkpoint as it is: bfloat16 weights
+
+
+def variant_path(directory: Path, scheme: str) -> Path:
+    """Where a quantized variant of a model is kept."""
+    return directory / f"{scheme}.safetensors"
+
+
+def identity(model_directory: Path) -> str:
+    """The fingerprint of a checkpoint: what its variants and its routers were made for. Raises DataError as `load_model`."""
+    return fingerprint(load_model(model_directory, torch.float32).state_dict())
+
+
+def quantize(model_directory: Path, scheme: str, out: Path, calibration: Callable[[], tuple[Sequence[Tensor], str]]) -> Path:
+    """Write the variant `scheme` of a model into `out` unless it is there already; its path.
+
+    A variant that lies with the model is copied. `calibration` gives token batches [1, t] and says where they come from; GPTQ
+    alone asks for them. Raises ConfigError for an unknown scheme, DataError when the model cannot be read and when the file in
+    `out` is damaged or another model's.
+    """
+    parsed = Scheme.parse(scheme)
+    path = variant_path(out, scheme)
+    model = load_model(model_directory, torch.float32)
+    name = fingerprint(model.state_dict())
+    for stored in (path, variant_path(model_directory, scheme)):
+        if stored.exists():
+            if read_info(stored).model != name:
+                raise DataError(f"{stored}: was made from another model than {model_directory}; remove it to make it again")
+            if stored != path:
+                write_atomic(path, stored.read_bytes())
+            return path
+    if parsed.method == "gptq":
+        batches, source = calibration()
+        variant = quantize_model(model, parsed, Calibration(batches, sequence_logits, source))
+        save_variant(path, variant, parsed, model=name, calibration=source)
+    else:
+        save_variant(path, quantize_model(model, parsed), parsed, model=name)
+    return path
+
+
+def host(
+    model_directory: Path,
+    schemes: Sequence[str],
+    variants: Path,
+    *,
+    end_token: int,
+    cache_mode: CacheMode = CacheMode.OWN,
+    dtype: torch.dtype = torch.float32,
+) -> TorchEngine:
+    """An engine with the ladder `schemes` (cheapest first), quantized variants read from `variants`, and the checkpoint on top.
+
+    A nested scheme stands for its slice (`w8n4g64-rtn` runs at 4 bits). Weights are read from low-bit storage and held a second
+    time in `dtype`, so that play runs at the speed of dense products whatever the width; what a variant really occupies is
+    reported by `quantization`. Raises DataError when a file is missing, damaged or another model's.
+    """
+    model = load_model(model_directory, torch.float32)
+    name = fingerprint(model.state_dict())
+    ladder: dict[str, Qwen3] = {}
+    for scheme in schemes:
+        variant = load_variant(variant_path(variants, scheme), model, Scheme.parse(scheme).nested).to(dtype)
+        materialize(variant, dtype)
+        ladder[scheme] = variant.eval()
+    ladder[HIGH] = model.to(dtype).eval()
+    return TorchEngine(ladder, end_token=end_token, fingerprint=name, cache_mode=cache_mode)

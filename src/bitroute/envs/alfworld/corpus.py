@@ -1,0 +1,49 @@
+"""What the ALFWorld agent's language model reads: expert episodes as token sequences with a weight per token.
+
+Sequence i is a pure function of (seed, i), so a training run can stop and go on anywhere. Which weights, and why: the verb of
+an action is where most mistakes happen (search on, or take?); a little loss on observations teaches the network the names that
+it has to recognise. More weight on taking was tried: it made the network take what it should have passed by.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+
+from bitroute.envs.alfworld import splits
+from bitroute.envs.alfworld.agent import AlfworldAgent
+from bitroute.envs.alfworld.demonstrations import Demonstration, demonstrate
+from bitroute.envs.alfworld.simulator.game import AlfworldTask
+from bitroute.training.language_model import Sequence
+
+OBSERVATION_WEIGHT = 0.1
+VERB_WEIGHT = 3.0
+OFFICIAL_SHARE = 0.15  # of the sequences, where official training games are given
+NOISE = (0.0, 0.3)  # range of an episode's probability of a stray action
+
+
+def weigh(agent: AlfworldAgent, demonstration: Demonstration) -> Sequence:
+    """The episode as the model will see it; only actions that the expert would have chosen are to be imitated."""
+    opening = demonstration.observations[0]
+    tokens: list[int] = []
+    weights: list[float] = []
+    for index, (observation, action) in enumerate(zip(demonstration.observations, demonstration.actions, strict=True)):
+        prompt = agent.prompt(agent.message(opening, observation), first=index == 0)
+        completion = agent.completion(action)
+        imitated = [VERB_WEIGHT] + [1.0] * (len(completion) - 1)
+        tokens += [*prompt, *completion]
+        weights += [OBSERVATION_WEIGHT] * len(prompt)
+        weights += [OBSERVATION_WEIGHT] * len(completion) if demonstration.noise[index] else imitated
+    return Sequence(tokens, weights)
+
+
+def expert_source(agent: AlfworldAgent, seed: int, official: Many[AlfworldTask] = ()) -> Callable[[int], Sequence]:
+    """Endless noisy expert episodes: fresh tasks of `lm-train`, and every now and then one of the `official` training games."""
+
+    def sequence(index: int) -> Sequence:
+        chance = random.Random(f"{seed}|{index}")
+        task = chance.choice(official) if official and chance.random() < OFFICIAL_SHARE else splits.task("lm-train", index)
+        return weigh(agent, demonstrate(task, seed=index, noise=chance.uniform(*NOISE)))
+
+    return sequence

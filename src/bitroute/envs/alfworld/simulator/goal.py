@@ -1,0 +1,49 @@
+"""The goal as a player reads it: ALFWorld's twelve official task sentences, taken apart. Knows text only, no game file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from bitroute.envs.alfworld.simulator.game import TaskKind
+
+_MARK = "Your task is to: "
+
+# ALFRED's templates as ALFWorld fills them in; the object types appear in lower case, as in every other text of the game.
+_TEMPLATES: tuple[tuple[TaskKind, re.Pattern[str]], ...] = tuple(
+    (kind, re.compile(pattern))
+    for kind, pattern in (
+        (TaskKind.TWO, r"(?:put|find) two (?P<target>\w+)(?: and put them)? (?:in|on) (?P<parent>\w+)"),
+        (TaskKind.CLEAN, r"(?:put a clean|clean some) (?P<target>\w+)(?: and put it)? (?:in|on) (?P<parent>\w+)"),
+        (TaskKind.HEAT, r"(?:put a hot|heat some) (?P<target>\w+)(?: and put it)? (?:in|on) (?P<parent>\w+)"),
+        (TaskKind.COOL, r"(?:put a cool|cool some) (?P<target>\w+)(?: and put it)? (?:in|on) (?P<parent>\w+)"),
+        (TaskKind.PLACE, r"put (?:a|some) (?P<target>\w+) (?:in|on) (?P<parent>\w+)"),
+        (TaskKind.LOOK, r"look at (?P<target>\w+) under the (?P<lamp>\w+)"),
+        (TaskKind.LOOK, r"examine the (?P<target>\w+) with the (?P<lamp>\w+)"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenGoal:
+    """What the task sentence asks for. Types are the words of the text (`mug`, `coffeemachine`)."""
+
+    kind: TaskKind
+    target: str
+    parent: str | None = None
+    lamp: str | None = None
+
+
+def goal_sentence(opening: str) -> str:
+    """The task sentence of an opening observation, without its full stop; empty when there is none."""
+    _, mark, rest = opening.rpartition(_MARK)
+    return rest.split("\n", 1)[0].strip().removesuffix(".") if mark else ""
+
+
+def read_goal(opening: str) -> SpokenGoal | None:
+    """The goal of an opening observation, None when its sentence follows none of the official templates."""
+    sentence = goal_sentence(opening)
+    for kind, pattern in _TEMPLATES:
+        if found := pattern.fullmatch(sentence):
+            return SpokenGoal(kind, **found.groupdict())
+    return None

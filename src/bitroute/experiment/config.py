@@ -1,0 +1,142 @@
+"""The configuration of an experiment: one JSON file, unknown keys refused. Every default is the full-size benchmark's.
+
+It knows what may be written there, and runs nothing. docs/reference/config.md explains every field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from bitroute.envs.alfworld.suite import check_split
+from bitroute.errors import ConfigError
+from bitroute.quantization.scheme import Scheme
+from bitroute.training.grpo import GrpoRecipe
+from bitroute.training.supervised import SupervisedRecipe
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]  # K = 0 and K = 1 are the all-low and all-high rows of every table
+Recipe = TypeVar("Recipe", SupervisedRecipe, GrpoRecipe)
+Baseline = Literal["random", "periodic", "uncertainty", "past-uncertainty", "signals", "oracle"]
+
+
+def _checked(check: Callable[[str], object]) -> AfterValidator:
+    """Lets `check` look at a value; its ConfigError becomes a complaint about the field."""
+
+    def validate(value: str) -> str:
+        try:
+            check(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    return AfterValidator(validate)
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse a value that stands there twice: two rows of a table would have one name."""
+    if len(set(values)) < len(values):
+        raise ValueError("holds a value twice")
+    return values
+
+
+def _recipe(**least: int) -> AfterValidator:
+    """Refuse a recipe with a field below its least value."""
+
+    def validate(recipe: Recipe) -> Recipe:
+        for name, bound in least.items():
+            if getattr(recipe, name) < bound:
+                raise ValueError(f"{name} is {getattr(recipe, name)}, at least {bound} is needed")
+        return recipe
+
+    return AfterValidator(validate)
+
+
+class ExperimentConfig(BaseModel):
+    """The whole method on ALFWorld: which model, which precisions, how many tasks for what."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Path = Field(Path("models/alfworld-agent"), description="directory of the agent's language model")
+    low: Annotated[str, _checked(Scheme.parse)] = Field(
+        "w2g128-rtn", description="scheme of the low variant, fixed on `validation` before any routing"
+    )
+    low_call: Share = Field(
+        0.56, description="cost of one call of the low variant, probes included, relative to one of the high variant"
+    )
+    cache_mode: Literal["own", "shared"] = Field("own", description="one KV cache per variant, or one for all")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the products; weights are as stored")
+    max_steps: Count = Field(30, description="an episode that has not succeeded by then has failed")
+    budgets: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(
+        (0.1, 0.2, 0.3), min_length=1, description="K: mean share of steps at high precision, strictly between 0 and 1"
+    )
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = Field(
+        (0, 1, 2), min_length=1, description="router training seeds"
+    )
+    label_tasks: Count = Field(1600, description="tasks of `router-train` whose steps are labelled, in each of two rounds")
+    holdout_tasks: Count = Field(300, description="tasks of `validation` labelled for the choice of tau and of the epoch")
+    calibration_tasks: Count = Field(400, description="tasks of `validation` played per trial threshold")
+    quantiles: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(
+        (0.7, 0.8, 0.9), min_length=1, description="candidates for tau, as quantiles of the divergence"
+    )
+    splits: dict[Annotated[str, _checked(check_split)], Count] = Field(
+        {"unseen": 2000}, min_length=1, description="evaluated splits and their numbers of tasks"
+    )
+    supervised: Annotated[SupervisedRecipe, _recipe(epochs=1, batch=1, seed=0)] = Field(
+        SupervisedRecipe(), description="stage 1, KL-ST"
+    )
+    grpo: Annotated[GrpoRecipe, _recipe(iterations=0, tasks=1, group=2, passes=1, seed=0)] = Field(
+        GrpoRecipe(), description="stage 2, GRPO"
+    )
+    backbone: Path | None = Field(
+        Path("models/alfworld-router"), description="small language model of trajectories that the encoder starts from, if any"
+    )
+    use_signals: bool = Field(True, description="give the encoder summaries of past log-probabilities besides the text")
+    probe: bool = Field(True, description="train a second router that also sees the low variant's own next action, at a cost")
+    baselines: tuple[Baseline, ...] = Field(
+        ("random", "periodic", "uncertainty", "past-uncertainty", "signals", "oracle"),
+        description="what the router is compared with",
+    )
+    ablations: bool = Field(True, description="evaluate KL-ST alone and GRPO alone beside both stages")
+
+    @classmethod
+    def load(cls, path: Path) -> ExperimentConfig:
+        """Read a JSON file. Raises ConfigError naming the file and each field that is wrong."""
+        try:
+            return cls.model_validate_json(path.read_bytes(), strict=True)
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        except ValidationError as error:
+            raise ConfigError(f"{path}: {'; '.join(map(_sentence, error.errors()))}") from error
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    """Field and complaint, e.g. "budgets.0: Input should be less than 1"."""
+    where = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{where}: no such field"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def demo_config(model: Path) -> ExperimentConfig:
+    """Sized for minutes on two cores: one seed, one budget, a few hundred tasks, no ablations."""
+    return ExperimentConfig(
+        model=model,
+        budgets=(0.3,),
+        seeds=(0,),
+        label_tasks=320,
+        holdout_tasks=96,
+        calibration_tasks=192,
+        quantiles=(0.8,),
+        splits={"unseen": 512},
+        supervised=SupervisedRecipe(epochs=4),
+        grpo=GrpoRecipe(iterations=4),
+        baselines=("random", "uncertainty", "signals", "oracle"),
+        ablations=False,
+    )

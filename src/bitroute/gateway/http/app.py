@@ -1,0 +1,362 @@
+"""The gateway's public port: from a request to its relayed answer, and the few endpoints beside. It holds the parts together.
+
+What parts know stays there: bodies in `wire` and `collect`, episodes in `sessions`, decisions in `policy`, replicas in
+`upstream`. A client that goes away cancels what is under way for it, at any time. No response is changed once it has begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from bitroute.gateway.auth.keys import Keys
+from bitroute.gateway.core.config import GatewayConfig, VariantConfig
+from bitroute.gateway.core.values import Call, Endpoint, GatewayError, Outcome, RoutingDecision, StepContext
+from bitroute.gateway.http.connection import Exchange, GoneError, UntilGone, kept_open, read_body, read_headers, told
+from bitroute.gateway.http.openapi import document
+from bitroute.gateway.records.recorder import Recorder
+from bitroute.gateway.routing.policy import Policy
+from bitroute.gateway.sessions.identity import identify
+from bitroute.gateway.sessions.sessions import Sessions
+from bitroute.gateway.telemetry.metrics import Metrics
+from bitroute.gateway.upstreams.upstreams import Answer, Upstreams
+from bitroute.gateway.wire import sse
+from bitroute.gateway.wire.collect import Collector
+from bitroute.gateway.wire.parse import error_body, forward, parse
+
+if TYPE_CHECKING:
+    from bitroute.gateway.telemetry.spans import Telemetry  # its libraries are an extra
+
+_log = logging.getLogger(__name__)
+
+PASSED_ON: Final = frozenset(
+    {"accept", "anthropic-beta", "anthropic-version", "openai-beta", "traceparent", "tracestate", "user-agent", "x-request-id"}
+)
+
+
+class _Reported(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of an outcome."""
+
+    success: bool | None = None
+    reward: float | None = None
+
+
+class Gateway:
+    """The ASGI application. Its parts are started and closed by whoever made them."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        *,
+        policy: Policy,
+        sessions: Sessions,
+        upstreams: Upstreams,
+        recorder: Recorder,
+        keys: Keys,
+        metrics: Metrics,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        self.config = config
+        self.policy, self.sessions, self.upstreams = policy, sessions, upstreams
+        self.recorder, self.keys, self.metrics = recorder, keys, metrics
+        self.telemetry = telemetry
+        self.in_flight = 0
+        self.draining = False
+        self.created = int(time.time())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; every failure has the shape of its endpoint."""
+        if scope["type"] != "http":
+            return
+        path, method = scope["path"], scope["method"]
+        endpoint = _ENDPOINTS.get(path)
+        if endpoint is not None and method == "POST":
+            await self._generate(endpoint, scope, receive, send)
+            return
+        try:
+            response = await self._beside(method, path, scope, receive)
+        except GatewayError as error:
+            response = _refusal(Endpoint.MESSAGES if path.startswith(Endpoint.MESSAGES) else None, error)
+        await response(scope, receive, send)
+
+    async def _beside(self, method: str, path: str, scope: Scope, receive: Receive) -> Response:
+        """What does not generate: health, models, outcomes, the interface's description."""
+        headers = read_headers(scope)
+        match [method, *path.strip("/").split("/")]:
+            case ["GET" | "HEAD", "health"]:
+                return _json({"status": "ok"})
+            case ["GET" | "HEAD", "ready"]:
+                ready = self.upstreams.ready() and not self.draining
+                return _json({"ready": ready, "draining": self.draining}, 200 if ready else 503)
+            case ["GET", "openapi.json"]:
+                return _json(document(self.config.ladder))
+            case ["GET", "v1", "models"]:
+                self.keys.authenticate(headers)
+                return _json({"object": "list", "data": [self._model(name) for name in self.policy.models()]})
+            case ["GET", "v1", "models", *_]:
+                self.keys.authenticate(headers)
+                name = path.removeprefix("/v1/models/")  # it may have slashes, as an id may below
+                self.policy.resolve(name, None)
+                return _json(self._model(name))
+            case ["POST", "v1", "episodes", _, *_, "outcome"]:
+                return await self._report(path.removeprefix("/v1/episodes/").removesuffix("/outcome"), scope, receive)
+            case [_, "health" | "ready"]:
+                allowed = "GET, HEAD"
+            case [_, "openapi.json"] | [_, "v1", "models", *_]:
+                allowed = "GET"
+            case _ if path in _ENDPOINTS or (path.startswith("/v1/episodes/") and path.endswith("/outcome")):
+                allowed = "POST"
+            case _:
+                raise GatewayError(404, f"Unknown request URL: {method} {path}", code="unknown_url")
+        raise GatewayError(
+            405, f"{method} is not allowed on {path}; use {allowed}", code="method_not_allowed", headers={"allow": allowed}
+        )
+
+    def _model(self, name: str) -> dict[str, object]:
+        return {"id": name, "object": "model", "created": self.created, "owned_by": "bitroute"}
+
+    async def _report(self, name: str, scope: Scope, receive: Receive) -> Response:
+        """Take the outcome of an episode, which closes it."""
+        headers = read_headers(scope)
+        client = self.keys.authenticate(headers)
+        try:
+            reported = msgspec.json.decode(
+                await read_body(scope, headers, receive, self.config.server.max_body), type=_Reported
+            )
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise GatewayError(400, f"The outcome is not {{success: bool, reward: number}}: {error}") from error
+        if reported.success is None and reported.reward is None:
+            raise GatewayError(400, "The outcome needs success or reward", param="success")
+        episode = await self.sessions.resolve(client.scope, name) or await self.recorder.find(client.scope, name)
+        if episode is None:
+            raise GatewayError(404, "There is no such episode or session", code="episode_not_found")
+        self.recorder.outcome(client.scope, episode, reported.success, reported.reward)
+        await self.sessions.close_episode(client.scope, episode)
+        return _json({"episode": episode, "success": reported.success, "reward": reported.reward})
+
+    async def _generate(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        """Route, relay and record one generating request."""
+        exchange = Exchange(endpoint, read_headers(scope), time.perf_counter(), send)
+        self.in_flight += 1
+        try:
+            await self._guarded(exchange, scope, receive)
+        finally:
+            self.in_flight -= 1
+            self._account(exchange)
+
+    async def _guarded(self, exchange: Exchange, scope: Scope, receive: Receive) -> None:
+        """Answer, and turn whatever goes wrong into an error of the right shape."""
+        outcome = exchange.outcome
+        try:
+            await self._answer(exchange, scope, receive)
+        except GatewayError as error:
+            await self._fail(exchange, error)
+        except GoneError:
+            outcome.ended = "cancelled"
+        except asyncio.CancelledError:
+            await self._cut_off(exchange)
+        except Exception:
+            _log.exception("a request to %s failed inside the gateway", exchange.endpoint)
+            await self._fail(exchange, GatewayError(500, "The gateway failed; see its log", kind="server_error"))
+        finally:
+            # Also for a client that went away: its next try must not find this one still unanswered.
+            if exchange.place is not None and not exchange.recorded:
+                await asyncio.shield(self._leave(exchange))
+
+    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive) -> None:
+        client = exchange.client = self.keys.authenticate(exchange.headers)
+        if self.in_flight > self.config.server.max_requests or self.draining:
+            raise GatewayError(
+                503, "The gateway is busy; try again", kind="server_error", code="overloaded", headers={"retry-after": "1"}
+            )
+        body = await read_body(scope, exchange.headers, receive, self.config.server.max_body)
+        exchange.arrived = time.perf_counter()
+        call = exchange.call = parse(exchange.endpoint, body)
+        forced = exchange.headers.get("x-bitroute-force")
+        requested = self.policy.resolve(call.model, client.force or forced, client.floor)
+        exchange.limits = self.keys.admit(client, forced or call.model)
+        exchange.caller = identify(call, exchange.headers, client.scope, self.config.sessions.headers)
+        async with UntilGone(exchange, receive):
+            place = exchange.place = await self.sessions.enter(exchange.caller, call)
+            ruling = exchange.ruling = await self.policy.decide(place, call, requested, self.upstreams.saturated)
+            await self.sessions.ruled(place, ruling)
+            await self._relay(exchange, call, place, ruling)
+
+    async def _relay(self, exchange: Exchange, call: Call, place: StepContext, ruling: RoutingDecision) -> None:
+        """Send the request upstream and what comes back to the client."""
+        outcome = exchange.outcome
+        outcome.overhead = time.perf_counter() - exchange.arrived
+
+        def body_for(variant: VariantConfig) -> bytes:
+            return forward(call, variant.model or variant.name)
+
+        answer = await self.upstreams.open(
+            exchange.endpoint.value,
+            ruling.decision.variant,
+            body_for,
+            affinity=place.episode,
+            headers={name: value for name, value in exchange.headers.items() if name in PASSED_ON},
+            stream=call.stream,
+            attempts=outcome.attempts,
+            allow_fallback=ruling.budget is not None,
+            lowest=ruling.floor,
+        )
+        try:
+            outcome.variant, outcome.status = answer.variant, answer.status
+            outcome.first_token = time.perf_counter() - exchange.arrived
+            shown = call.model if self.config.server.model_name == "client" else answer.variant
+            collector = Collector(call, shown)
+            if answer.content_type == "text/event-stream":
+                await self._stream(exchange, answer, collector)
+            else:
+                await self._whole(exchange, answer, collector)
+        finally:
+            await answer.close()
+
+    async def _whole(self, exchange: Exchange, answer: Answer, collector: Collector) -> None:
+        """Relay an answer that comes in one piece; an error without a shape gets ours."""
+        body, outcome = await answer.body(), exchange.outcome
+        if answer.status >= 400:
+            if not _is_error(body):
+                kind = "server_error" if answer.status >= 500 else "invalid_request_error"
+                text = body[:500].decode("utf-8", "replace") or "no message"
+                body = error_body(exchange.endpoint, GatewayError(answer.status, f"The upstream refused: {text}", kind=kind))
+        else:
+            body = collector.whole(body)
+            _note(outcome, collector)
+            outcome.ended = "error" if collector.failed else "complete"
+        await self._leave(exchange)
+        content_type = "application/json" if answer.status >= 400 else answer.content_type
+        await self._start(
+            exchange, answer.status, [("content-type", content_type), ("content-length", str(len(body)))], answer.headers
+        )
+        await exchange.finish(body)
+
+    async def _stream(self, exchange: Exchange, answer: Answer, collector: Collector) -> None:
+        """Relay a stream of events, each as it comes."""
+        outcome, splitter = exchange.outcome, sse.Splitter()
+        await self._start(
+            exchange, answer.status, [("content-type", "text/event-stream"), ("cache-control", "no-cache")], answer.headers
+        )
+        outcome.ended = "dropped"
+        try:
+            async with kept_open(exchange):
+                async for chunk in answer.chunks():
+                    out = b"".join(collector.event(event) for event in splitter.feed(chunk))
+                    if collector.done and not exchange.recorded:
+                        _note(outcome, collector)
+                        outcome.ended = "error" if collector.failed else "complete"
+                        await self._leave(exchange)
+                    if out:
+                        await exchange.speak(out)
+            whole, tail = collector.malformed, splitter.tail()
+            last = collector.event(tail + b"\n\n") if tail else b""
+            if last and collector.malformed == whole:  # an event that was cut off must not pass for a broken one
+                await exchange.speak(last)
+            if not collector.done:
+                raise GatewayError(502, "The upstream ended its stream too early", kind="server_error", code="upstream_dropped")
+        except GatewayError as error:
+            _note(outcome, collector)
+            await self._break_off(exchange, error)
+            return
+        await exchange.finish()
+
+    async def _break_off(self, exchange: Exchange, error: GatewayError) -> None:
+        """End a stream that has begun: the status is long sent, so the error travels as an event in place of its end."""
+        await self._leave(exchange)
+        name = b"event: error\n" if exchange.endpoint in (Endpoint.MESSAGES, Endpoint.RESPONSES) else b""
+        await exchange.speak(name + b"data: " + error_body(exchange.endpoint, error) + b"\n\n")
+        await exchange.finish()
+
+    async def _start(
+        self, exchange: Exchange, status: int, own: list[tuple[str, str]], passed: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Send the response's status and headers: its own, what the upstream's response had, what the gateway adds."""
+        exchange.headers_sent, exchange.last_sent_at = True, time.perf_counter()
+        exchange.outcome.status = status
+        ours = [*own, *exchange.limits.items(), *told(exchange)]
+        names = {name for name, _ in ours}
+        lines = [*ours, *[line for line in passed if line[0] not in names]]
+        headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in lines]
+        await exchange.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _fail(self, exchange: Exchange, error: GatewayError) -> None:
+        """Answer with an error, where no answer has begun."""
+        outcome = exchange.outcome
+        outcome.ended = "error"
+        if exchange.headers_sent:
+            return
+        await self._leave(exchange)
+        body = error_body(exchange.endpoint, error)
+        own = [("content-type", "application/json"), ("content-length", str(len(body)))]
+        await self._start(exchange, error.status, own, list(error.headers.items()))
+        await exchange.finish(body)
+
+    async def _cut_off(self, exchange: Exchange) -> None:
+        """End a request because the gateway stops, and has waited long enough."""
+        if (task := asyncio.current_task()) is not None:
+            task.uncancel()
+        headers = {"retry-after": "1"}
+        error = GatewayError(503, "The gateway is stopping; try again", kind="server_error", code="stopping", headers=headers)
+        if exchange.headers_sent and not exchange.finished:
+            await self._break_off(exchange, error)
+        else:
+            await self._fail(exchange, error)
+
+    async def _leave(self, exchange: Exchange) -> None:
+        """Tell the session how the step ended, once, and before the client can know."""
+        if exchange.place is not None and not exchange.recorded:
+            exchange.recorded = True
+            try:
+                await self.sessions.leave(exchange.place, exchange.ruling, exchange.outcome)
+            except asyncio.CancelledError:
+                exchange.recorded = False  # perhaps it was not told: the request's end tells it again
+                raise
+
+    def _account(self, exchange: Exchange) -> None:
+        """Count and record, whatever the end was."""
+        outcome, call, place, ruling = exchange.outcome, exchange.call, exchange.place, exchange.ruling
+        outcome.total = time.perf_counter() - exchange.arrived
+        self.metrics.observe(exchange.endpoint, ruling, outcome)
+        if self.telemetry is not None:
+            self.telemetry.observe(exchange.headers, exchange.endpoint, call, place, ruling, outcome)
+        if call is None or place is None or exchange.caller is None or exchange.client is None:
+            return
+        cost = self.recorder.step(exchange.caller, call, place, ruling, outcome)
+        if ruling is not None:
+            self.policy.observe(place, ruling, outcome)
+        if outcome.tokens is not None:
+            self.keys.charge(exchange.client, outcome.tokens, cost)
+
+
+_ENDPOINTS: Final = {endpoint.value: endpoint for endpoint in Endpoint}
+
+
+def _note(outcome: Outcome, collector: Collector) -> None:
+    """What was read of an answer. One that broke off is none: asked again, its step stands where it stood."""
+    outcome.tokens = collector.tokens
+    if collector.done and collector.failed is None:
+        outcome.answer, outcome.signals = collector.answer, collector.signals
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _refusal(endpoint: Endpoint | None, error: GatewayError) -> Response:
+    return Response(error_body(endpoint, error), error.status, error.headers, "application/json")
+
+
+def _is_error(body: bytes) -> bool:
+    """Whether an upstream's refusal already has an error object."""
+    try:
+        return "error" in msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False

@@ -1,0 +1,142 @@
+"""Recorded episodes as what `estimate` computes with: choices on a ladder, and what another router would have chosen there.
+
+It knows records and routers, nothing of weights and intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import numpy as np
+from sqlalchemy import Engine
+
+from bitroute.episode import Decision, View
+from bitroute.errors import CapabilityError, ConfigError, DataError
+from bitroute.gateway.records.estimate import LoggedEpisode, LoggedStep
+from bitroute.gateway.records.reading import Filter, Recorded, read_records, views, whole_episode
+from bitroute.gateway.routing.loading import load_router
+from bitroute.routers.calibrated import threshold_for
+from bitroute.routers.router import Router
+from bitroute.routers.rules import Always, FirstK, Periodic, Random
+from bitroute.routers.signals import SignalsRouter
+from bitroute.routers.threshold import ThresholdRouter
+
+# Reasons of a decision that was not the router's, or that something overruled (gateway.policy).
+OVERRULED: Final = frozenset({"late", "router-error", "saturated", "switch", "forced", "bypass", "floor"})
+BLIND: Final = (Always, Random, Periodic, FirstK)  # these look at nothing but the step's number
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Episodes with a known outcome; `targets[i][t]` is the target's probability of what was served at choice t of episode i.
+
+    `unknown` names the arms of episodes without an outcome. `partial` counts those that say nothing of a policy and are left
+    out: not recorded from their first step (branches, histories that the client brought along), or no step was a router's to
+    decide.
+    """
+
+    ladder: tuple[str, ...] = ()
+    played: list[LoggedEpisode] = field(default_factory=list)
+    targets: list[list[float]] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    partial: int = 0
+
+
+def gather(engine: Engine, wanted: Filter, target: str | None = None, budget: float | None = None) -> Evidence:
+    """Read the wanted episodes, and ask the router `target` (a rule or a path) at `budget` about each of their steps.
+
+    Raises DataError when there are none or their ladders differ, and whatever making or asking the target raises.
+    """
+    found = Evidence()
+    router: Router | None = None
+    for recorded in read_records(engine, wanted):
+        row = recorded.row
+        if not found.ladder:
+            found.ladder = recorded.ladder
+            if len(found.ladder) < 2:
+                raise DataError("records: the ladder has one variant alone; there is nothing to compare")
+            router = _router(target, found.ladder, budget) if target is not None else None
+        if recorded.ladder != found.ladder:
+            raise DataError("records: the wanted episodes are of several ladders; choose some of them by --since or --policy")
+        decided = [t for t, step in enumerate(recorded.steps) if step["decision"] is not None]
+        if row["first"] > 0 or all(recorded.steps[t]["reason"] in OVERRULED for t in decided):
+            found.partial += 1
+        elif row["success"] is None:
+            found.unknown.append(row["arm"])
+        else:
+            found.played.append(_played(recorded, decided))
+            if router is not None:
+                chosen = _decisions(engine, recorded, router)
+                served = [recorded.steps[t]["decision"] for t in decided]
+                found.targets.append([_probability(chosen[t], s, found.ladder) for t, s in zip(decided, served, strict=True)])
+    if not found.played:
+        raise DataError("records: no wanted episode was routed from its first step and has an outcome; report success for some")
+    return found
+
+
+def _played(recorded: Recorded, decided: Iterable[int]) -> LoggedEpisode:
+    row, top = recorded.row, len(recorded.ladder) - 1
+    height = {name: rung / top for rung, name in enumerate(recorded.ladder)}
+    choices = []
+    for step in (recorded.steps[t] for t in decided):
+        if step["decision"] not in height or step["intended"] not in height:
+            raise DataError(f"records: episode {row['id']} has variants that are not of its ladder {row['ladder']}")
+        choices.append(
+            LoggedStep(
+                step["step"],
+                height[step["decision"]],
+                height[step["intended"]],
+                step["propensity"],
+                step["flipped"],
+                step["reason"] not in OVERRULED,
+            )
+        )
+    cost = sum(step["cost"] for step in recorded.steps)
+    return LoggedEpisode(row["policy"] or "none", row["arm"], row["success"], cost, tuple(choices), top + 1)
+
+
+def _router(spec: str, ladder: Sequence[str], budget: float | None) -> Router:
+    """The target at its budget. Raises ConfigError when there is no telling which threshold spends that."""
+    loaded = load_router(spec, ladder)
+    router = loaded.at(0.5 if budget is None else budget)
+    if budget is not None and isinstance(router, ThresholdRouter):
+        if not loaded.calibration:
+            raise ConfigError(f"--budget {budget:g}: {spec} has no calibration that says which threshold spends it")
+        router.set_thresholds(threshold_for(loaded.calibration, budget))
+    return router
+
+
+def _decisions(engine: Engine, recorded: Recorded, router: Router) -> list[Decision]:
+    """What the router says to each step of an episode as it was recorded."""
+    seed = recorded.row["seed"]
+    seen: list[View] = []
+    if recorded.has_text:
+        seen = views(whole_episode(engine, recorded))
+    elif isinstance(router, BLIND):
+        seen = [View(("",) * (t + 1), ("",) * t) for t in range(len(recorded.steps))]
+    if seen:
+        state = router.begin(seed)
+        return [router.decide([view], [state])[0] for view in seen]
+    if not isinstance(router, SignalsRouter):
+        raise CapabilityError(f"router {router.name} reads text, and that of episode {recorded.row['id']} was not stored")
+    found = []
+    for step in recorded.steps:
+        if step["features"] is None:
+            raise CapabilityError(f"the features of episode {recorded.row['id']} were not stored, which the target reads")
+        score = router.score(np.array(msgspec.json.decode(step["features"], type=tuple[float, ...])))
+        found.append(router.settle(score, router.thresholds, seed, step["step"]))
+    return found
+
+
+def _probability(decision: Decision, served: str, ladder: Sequence[str]) -> float:
+    """The target's probability of the served variant; it names that of its own choice."""
+    if decision.variant == served:
+        return decision.propensity
+    if decision.propensity >= 1.0:
+        return 0.0
+    if len(ladder) > 2:
+        raise CapabilityError("a target that draws among more than two variants does not tell the probability of each")
+    return 1.0 - decision.propensity

@@ -1,0 +1,405 @@
+"""Who decides, in which mode, within which budget: from a request's place in its episode to the variant that serves it.
+
+It knows routers, budgets and the names a request may ask for, and nothing of HTTP or upstreams. The order of precedence: the
+kill switch; the ruling of an earlier try of the same step; a variant asked for by name or forced; then the router, whose choice
+may be replaced by shadow mode or flipped by explore mode, and is raised to the highest floor of its tools. A key's floor raises
+both that and what is asked for; tools' floors do not bind what was asked for.
+
+`decision.reason` is the router's own word where it was followed, else `shadow`, `flip`, `floor` (a floor holds for this step,
+raised or not), `late` and `router-error` (it failed: high is served), `saturated` (it failed, and high has no room: low),
+`bypass`, `forced` or `switch`. `exploration` says which of these a flip can hit.
+
+Rules, regressions and the heuristic decide in the event loop: they take less than handing them over would. Networks decide in
+the thread of `scoring`. Budgets are kept by `budget`, per arm and K.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bitroute.episode import Decision
+from bitroute.errors import ConfigError
+from bitroute.gateway.core.config import GatewayConfig
+from bitroute.gateway.core.values import Call, GatewayError, Outcome, RoutingDecision, StepContext
+from bitroute.gateway.routing.budget import Control, Scores, gaps
+from bitroute.gateway.routing.exploration import Exploration, uniform
+from bitroute.gateway.routing.loading import Loaded, Signature, load_router, signature
+from bitroute.gateway.routing.scoring import Memory, ScoringThread
+from bitroute.routers.rules import Random
+from bitroute.routers.signals import FeatureState, Floats, SignalsRouter, features
+from bitroute.routers.threshold import Scored, ThresholdRouter
+
+log = logging.getLogger(__name__)
+
+AUTO: Final = "auto"
+MAIN: Final = "main"
+FAILED: Final = frozenset({"late", "router-error", "saturated"})  # reasons: the router did not decide
+BUDGETS: Final = 64  # per arm; of further ones the least recently used begins anew
+_BUDGET: Final = re.compile(r"auto-(\d{1,9}(?:\.\d{0,18})?|\.\d{1,18})", re.ASCII)  # bounded: it is recorded as written
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRequest:
+    """What a request asks for: a budget to be routed within (`variant` None), or a variant by its name (`budget` None).
+
+    `reason` is `auto` (the configured budget), `budget` (one of its own), `bypass` or `forced`. `floor` is the lowest variant
+    that may serve it, whatever else is asked for.
+    """
+
+    budget: float | None
+    variant: str | None
+    reason: str
+    floor: str | None = None
+
+
+class LoadedPolicy:
+    """One version of an arm's router in use, with the scores it gave and its thresholds by budget."""
+
+    def __init__(self, loaded: Loaded, config: GatewayConfig) -> None:
+        self.loaded, self.policy = loaded, loaded.policy
+        self._routing = config.routing
+        router = loaded.at(config.routing.budget)
+        self._own = router.thresholds if isinstance(router, ThresholdRouter) else ()
+        self._gaps = gaps(self._own)
+        self.scores = Scores()
+        self.failed = False  # at least once, which was logged
+        self._controls: OrderedDict[float, Control] = OrderedDict()
+
+    def control(self, budget: float) -> Control:
+        """The thresholds for a budget; made at its first use."""
+        control = self._controls.get(budget)
+        if control is None:
+            control = self._controls[budget] = Control(
+                budget,
+                self._own,
+                self.loaded.calibration,
+                window=self._routing.window,
+                alarm=self._routing.alarm if self.loaded.follows else 1.0,
+                feedback=self._routing.feedback,
+            )
+            if len(self._controls) > BUDGETS:
+                self._controls.popitem(last=False)
+        self._controls.move_to_end(budget)
+        return control
+
+    def see(self, score: float) -> None:
+        """Count a score among the recent ones."""
+        for gap in self._gaps:
+            self.scores.add(score - gap)
+
+
+class Arm:
+    """A policy that episodes are assigned to: its router's files, its budget, and the version in use."""
+
+    def __init__(self, name: str, spec: str, budget: float, config: GatewayConfig) -> None:
+        self.name, self.spec, self.budget, self._config = name, spec, budget, config
+        self.version: LoadedPolicy
+        self.reloads = self.reload_errors = 0
+        self._signature: Signature = ()
+
+    def load(self) -> None:
+        """Read the router. Raises BitrouteError."""
+        self._signature = signature(self.spec)
+        self.version = LoadedPolicy(load_router(self.spec, self._config.ladder), self._config)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the router's decisions are random."""
+        router = self.version.loaded.at(self.budget)
+        return isinstance(router, Random) or (isinstance(router, ThresholdRouter) and router.sample)
+
+    async def look(self) -> None:
+        """Read the router again if its files changed; what cannot be read leaves the present version in use."""
+        try:
+            seen = await asyncio.to_thread(signature, self.spec)
+            if not seen or seen == self._signature:
+                return
+            self._signature = seen
+            loaded = await asyncio.to_thread(load_router, self.spec, self._config.ladder)
+        except Exception as error:  # whatever a file that is being written, or is no router, makes its reader raise
+            self.reload_errors += 1
+            log.warning("arm %s keeps %s: %s", self.name, self.version.policy, error)
+            return
+        if loaded.version != self.version.loaded.version:
+            log.info("arm %s: %s replaces %s", self.name, loaded.policy, self.version.policy)
+            self.version = LoadedPolicy(loaded, self._config)
+            self.reloads += 1
+
+
+class Policy:
+    """The gateway's decisions. `start` reads the routers; `decide` and `observe` are called in one event loop."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        """Reads nothing. Raises ConfigError for splits that cannot be told apart."""
+        routing = config.routing
+        self.config, self.ladder, self.mode = config, config.ladder, routing.mode
+        self._arms = [Arm(MAIN, routing.router, routing.budget, config)]
+        self._shares = [0.0]  # of the episodes; the first arm has what the others leave
+        if self.mode == "split":
+            for split in routing.splits:
+                budget = routing.budget if split.budget is None else split.budget
+                self._arms.append(Arm(split.name, split.router, budget, config))
+                self._shares.append(split.share)
+        names = [arm.name for arm in self._arms]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"routing.splits: two arms have one name in {', '.join(names)}")
+        self._served = routing.serve or self.ladder[-1]
+        self._floors = {tool: name for tool, name in routing.floors.items() if name != self.ladder[0]}
+        self._unknown: set[str] = set()  # floors of keys that are no variants, which was logged
+        self._explore = Exploration(routing.explore, routing.horizon)
+        self._trails: Memory[FeatureState] = Memory(routing.cache // 4)
+        self._thread = ScoringThread(routing.cache - routing.cache // 4)
+        self._switched: str | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self.counts = dict.fromkeys(("late", "router-error", "saturated", "high"), 0)
+
+    async def start(self) -> None:
+        """Read the routers, and look after their files from now on. Raises BitrouteError naming what is wrong with one."""
+        for arm in self._arms:
+            await asyncio.to_thread(arm.load)
+            if self.mode == "explore" and len(self.ladder) > 2 and arm.draws:
+                raise ConfigError(f"routing.mode: explore cannot flip steps that {arm.spec} draws among more than two variants")
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Stop looking, and end the routers' thread."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watcher
+        await self._thread.close()
+
+    def models(self) -> list[str]:
+        """What can be asked for: `auto`, `auto-K` for the budgets that calibration found thresholds for, each variant."""
+        budgets = (row.budget for row in self._arms[0].version.loaded.calibration)
+        return [AUTO, *(f"{AUTO}-{budget:g}" for budget in budgets), *self.ladder]
+
+    def resolve(self, model: str, forced: str | None, floor: str | None = None) -> RouteRequest:
+        """What `model` and a forced variant (a header's or a key's) ask for, above a key's floor.
+
+        Raises GatewayError: 404 for a model that there is not, 400 for a forced variant that there is not. A floor that there
+        is not (the ladder may be younger than the key) is logged and left out.
+        """
+        if floor is not None and floor not in self.ladder:
+            if floor not in self._unknown:
+                self._unknown.add(floor)
+                log.warning("a key's floor %r is no variant and does not hold; there are %s", floor, ", ".join(self.ladder))
+            floor = None
+        requested = self._requested(model, floor)
+        if forced is None:
+            return requested
+        if forced not in self.ladder:
+            raise GatewayError(
+                400,
+                f"There is no variant {forced!r} to force; there are {', '.join(self.ladder)}",
+                code="invalid_value",
+                param="x-bitroute-force",
+            )
+        return RouteRequest(None, forced, "forced", floor)
+
+    def _requested(self, model: str, floor: str | None) -> RouteRequest:
+        if model == AUTO:
+            return RouteRequest(self.config.routing.budget, None, AUTO, floor)
+        if model in self.ladder:
+            return RouteRequest(None, model, "bypass", floor)
+        written = _BUDGET.fullmatch(model)
+        if written and float(written[1]) <= 1.0:
+            return RouteRequest(float(written[1]), None, "budget", floor)
+        raise GatewayError(
+            404,
+            f"The model {model!r} does not exist; there are {AUTO}, {AUTO}-K with K in 0..1, and {', '.join(self.ladder)}",
+            code="model_not_found",
+            param="model",
+        )
+
+    async def decide(
+        self, place: StepContext, call: Call, requested: RouteRequest, saturated: Callable[[str], bool]
+    ) -> RoutingDecision:
+        """The variant of this step. `saturated(variant)` says whether all of its replicas are full. Never fails."""
+        if self._switched is not None:
+            return self._fixed(place, self._switched, "switch")
+        if place.retried is not None:
+            return place.retried
+        if requested.variant is not None:
+            floor = max(requested.floor or requested.variant, requested.variant, key=self.ladder.index)
+            return self._fixed(place, floor, requested.reason if floor == requested.variant else "floor")
+        arm = self._arm(place.seed)
+        budget = arm.budget if requested.budget is None or requested.reason == AUTO else requested.budget
+        version = arm.version
+        row = self._features(place)
+        started = time.perf_counter()
+        threshold = None
+        try:
+            decision, threshold = await self._choose(version, version.control(budget), place, row)
+        except TimeoutError:
+            decision = self._fall("late", saturated)
+        except Exception as error:  # a router's own defect must not fail the request
+            if not version.failed:
+                version.failed = True
+                log.warning("%s failed, and steps fall to %s: %s", version.policy, self.ladder[-1], error, exc_info=error)
+            decision = self._fall("router-error", saturated)
+        seconds = time.perf_counter() - started
+        lowest = self._floor(call.tools, requested.floor)
+        served, flipped = self._serve(decision, place, lowest)
+        return RoutingDecision(
+            served,
+            decision.variant,
+            self._named(version),
+            arm.name,
+            threshold,
+            budget,
+            flipped,
+            seconds,
+            tuple(row.tolist()),
+            lowest,
+        )
+
+    def observe(self, place: StepContext, ruling: RoutingDecision, outcome: Outcome) -> None:
+        """Count what a step spent, once, where the router decided; its thresholds may follow."""
+        if place.retried is not None or ruling.budget is None or ruling.decision.reason in FAILED:
+            return
+        version = next((arm.version for arm in self._arms if arm.name == ruling.arm), None)
+        if version is None or self._named(version) != ruling.policy:
+            return  # decided by a version that has been replaced
+        control = version.control(ruling.budget)
+        before = control.alarm
+        chosen = ruling.intended if self.mode == "shadow" else ruling.decision.variant
+        control.observe(self.ladder.index(chosen) / max(1, len(self.ladder) - 1))
+        if control.alarm != before:
+            log.warning(
+                "%s spends %.3f of its budget %g: %s",
+                version.policy,
+                control.meter.mean,
+                control.budget,
+                "within limits again" if before else "alarm",
+            )
+
+    def switch(self, variant: str | None) -> None:
+        """Send everything to one variant from now on, whatever is asked for; None: as configured.
+
+        Raises GatewayError (400) for a variant that there is not.
+        """
+        if variant is not None and variant not in self.ladder:
+            raise GatewayError(400, f"There is no variant {variant!r}", code="invalid_value", param="variant")
+        log.warning("kill switch: %s", "off" if variant is None else f"everything to {variant}")
+        self._switched = variant
+
+    def status(self) -> dict[str, object]:
+        """Figures for people: of the main arm at its budget, of every arm below `arms`, and counts since the start."""
+        arms = [self._arm_status(arm) for arm in self._arms]
+        return {
+            **arms[0],
+            "mode": self.mode,
+            "switch": self._switched,
+            "alarm": any(arm["alarm"] for arm in arms),
+            "router_errors": self.counts["router-error"],
+            "late": self.counts["late"],
+            "saturated": self.counts["saturated"],
+            "fell_to_high": self.counts["high"],
+            "reloads": sum(arm.reloads for arm in self._arms),
+            "reload_errors": sum(arm.reload_errors for arm in self._arms),
+            "arms": arms,
+        }
+
+    def _arm_status(self, arm: Arm) -> dict[str, object]:
+        version, control = arm.version, arm.version.control(arm.budget)
+        return {
+            "name": arm.name,
+            "policy": version.policy,
+            "budget": arm.budget,
+            "realised": control.meter.mean,
+            "steps": len(control.meter),
+            "alarm": control.alarm,
+            "thresholds": control.latest,
+            "calibrated": control.calibrated is not None,
+        }
+
+    async def _choose(
+        self, version: LoadedPolicy, control: Control, place: StepContext, row: Floats
+    ) -> tuple[Decision, float | None]:
+        """The router's own decision and its threshold, if it has one."""
+        router, view = version.loaded.at(control.budget), place.view
+        if not isinstance(router, ThresholdRouter):
+            return router.decide([view], [router.begin(place.seed)])[0], None
+        if version.loaded.slow:
+            parent = place.parent[0] if place.parent is not None else None
+            async with asyncio.timeout(self.config.routing.timeout):
+                score = await self._thread.score(router, version.loaded.version, place.episode, place.seed, view, parent)
+        elif isinstance(router, SignalsRouter):
+            score = router.score(row)
+        else:
+            (score,) = router.scores([view], [Scored(place.seed)])
+        thresholds = control.thresholds(version.scores)
+        version.see(score)
+        return router.settle(score, thresholds, place.seed, len(view.actions)), thresholds[0]
+
+    def _floor(self, tools: Sequence[str], lowest: str | None) -> str | None:
+        """The highest of the tools' floors and the key's, None where that is the ladder's lowest."""
+        floors = [self._floors[tool] for tool in tools if tool in self._floors]
+        if lowest is not None and lowest != self.ladder[0]:
+            floors.append(lowest)
+        return max(floors, key=self.ladder.index, default=None)
+
+    def _serve(self, decision: Decision, place: StepContext, floor: str | None) -> tuple[Decision, bool]:
+        """What is served of the router's decision above `floor`, and whether that is a flip."""
+        flipped, failed = False, decision.reason in FAILED
+        if self.mode == "shadow":
+            decision = Decision(self._served, decision.score, decision.reason if failed else "shadow")
+        elif self.mode == "explore" and not failed and floor is None:
+            decision, flipped = self._explore.apply(decision, self.ladder, place.seed, place.step)
+        if floor is not None:
+            variant = max(decision.variant, floor, key=self.ladder.index)
+            # Only the lowest and the highest are ever drawn, so a floor between them leaves a draw's probability as it is.
+            certain = floor == self.ladder[-1]
+            propensity = 1.0 if certain else decision.propensity
+            decision = Decision(variant, decision.score, decision.reason if failed else "floor", propensity)
+        return decision, flipped
+
+    def _named(self, version: LoadedPolicy) -> str:
+        """What rulings call a policy: one that only watches must not be credited with what was served."""
+        return f"shadow:{version.policy}" if self.mode == "shadow" else version.policy
+
+    def _fall(self, reason: str, saturated: Callable[[str], bool]) -> Decision:
+        """The router gave no answer: high, or low where high has no room."""
+        self.counts[reason] += 1
+        if saturated(self.ladder[-1]):
+            self.counts["saturated"] += 1
+            return Decision(self.ladder[0], reason="saturated")
+        self.counts["high"] += 1
+        return Decision(self.ladder[-1], reason=reason)
+
+    def _fixed(self, place: StepContext, variant: str, reason: str) -> RoutingDecision:
+        """A step that no router decides."""
+        features_ = tuple(self._features(place).tolist())
+        return RoutingDecision(Decision(variant, reason=reason), variant, f"{reason}:{variant}", features=features_)
+
+    def _features(self, place: StepContext) -> Floats:
+        trail = self._trails.take(place.episode) or FeatureState()
+        row = features(place.view, self.ladder[-1], trail)
+        self._trails.put(place.episode, trail)
+        return row
+
+    def _arm(self, seed: int) -> Arm:
+        """The episode's arm; a branch with its parent's seed stays with it."""
+        if len(self._arms) == 1:
+            return self._arms[0]
+        left = uniform(seed, "arm")
+        for arm, share in zip(self._arms[1:], self._shares[1:], strict=True):
+            if left < share:
+                return arm
+            left -= share
+        return self._arms[0]
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.routing.reload)
+            for arm in self._arms:
+                await arm.look()

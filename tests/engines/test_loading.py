@@ -1,0 +1,118 @@
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitroute.engines.engine import CacheMode, Sampling
+from bitroute.engines.loading import HIGH, host, identity, quantize, variant_path
+from bitroute.errors import ConfigError, DataError
+from bitroute.nn.fingerprint import fingerprint
+from bitroute.nn.qwen3 import load_model
+from bitroute.quantization.model import quantized_linears
+from bitroute.quantization.store import load_variant, read_info
+from support.checkpoint import write_checkpoint
+
+END = 3
+
+
+def no_calibration() -> tuple[Sequence[Tensor], str]:
+    raise AssertionError("rounding to nearest needs no calibration")
+
+
+def some_calibration() -> tuple[Sequence[Tensor], str]:
+    return [torch.arange(1, 200).unsqueeze(0)], "counting"
+
+
+def test_a_variant_is_made_once_and_knows_its_model(tiny_model: Path, tmp_path: Path) -> None:
+    path = quantize(tiny_model, "w2g64-rtn", tmp_path / "deep", no_calibration)
+    assert path == variant_path(tmp_path / "deep", "w2g64-rtn") == tmp_path / "deep" / "w2g64-rtn.safetensors"
+    info = read_info(path)
+    assert (str(info.scheme), info.model, info.calibration) == ("w2g64-rtn", identity(tiny_model), "")
+    before = path.stat().st_mtime_ns
+    assert quantize(tiny_model, "w2g64-rtn", tmp_path / "deep", no_calibration) == path
+    assert path.stat().st_mtime_ns == before
+
+
+def test_the_identity_is_that_of_the_weights(tiny_model: Path, tmp_path: Path) -> None:
+    assert identity(tiny_model) == fingerprint(load_model(tiny_model, torch.bfloat16).state_dict())
+    assert identity(tiny_model) == identity(write_checkpoint(tmp_path / "same"))
+    assert identity(tiny_model) != identity(write_checkpoint(tmp_path / "other", seed=1))
+
+
+def test_gptq_is_calibrated_and_says_on_what(tiny_model: Path, tmp_path: Path) -> None:
+    path = quantize(tiny_model, "w3g64-gptq", tmp_path, some_calibration)
+    assert read_info(path).calibration == "counting"
+
+
+def test_a_variant_that_lies_with_the_model_is_copied(tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "model")
+    stored = quantize(model, "w4g64-gptq", model, some_calibration)
+    copy = quantize(model, "w4g64-gptq", tmp_path / "run", no_calibration)
+    assert copy.parent == tmp_path / "run"
+    assert copy.read_bytes() == stored.read_bytes()
+
+
+def test_a_variant_of_another_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    other = write_checkpoint(tmp_path / "other", seed=1)
+    quantize(other, "w2g64-rtn", tmp_path / "run", no_calibration)
+    with pytest.raises(DataError, match=r"w2g64-rtn\.safetensors: was made from another model than .*; remove it"):
+        quantize(tiny_model, "w2g64-rtn", tmp_path / "run", no_calibration)
+    with pytest.raises(DataError, match=r"w2g64-rtn\.safetensors: made from another model"):
+        host(tiny_model, ["w2g64-rtn"], tmp_path / "run", end_token=END)
+
+
+def test_bad_schemes_and_damaged_files_leave_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown scheme 'int4'"):
+        quantize(tiny_model, "int4", tmp_path / "run", no_calibration)
+    cut = tmp_path / "cut"
+    shutil.copytree(tiny_model, cut)
+    (cut / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"cut/model\.safetensors: not a readable safetensors file"):
+        quantize(cut, "w2g64-rtn", tmp_path / "run", no_calibration)
+    assert not (tmp_path / "run").exists()
+    path = quantize(tiny_model, "w2g64-rtn", tmp_path / "run", no_calibration)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"w2g64-rtn\.safetensors: not a whole variant file"):
+        quantize(tiny_model, "w2g64-rtn", tmp_path / "run", no_calibration)
+
+
+def test_a_ladder_is_hosted_cheapest_first_with_the_checkpoint_on_top(tiny_model: Path, tmp_path: Path) -> None:
+    schemes = ["w2g64-rtn", "w8g64-rtn"]
+    for scheme in schemes:
+        quantize(tiny_model, scheme, tmp_path, no_calibration)
+    engine = host(tiny_model, schemes, tmp_path, end_token=END, cache_mode=CacheMode.SHARED)
+    assert engine.ladder == ("w2g64-rtn", "w8g64-rtn", HIGH)
+    assert (engine.fingerprint, engine.cache_mode) == (identity(tiny_model), CacheMode.SHARED)
+    context = engine.open()
+    engine.extend(context, [1, 2, 3])
+    (generation,) = engine.generate([context], ["w2g64-rtn"], [None], Sampling(max_tokens=2))
+    assert generation.usage.prefill == 3
+    logits = {name: engine.score([context], [[5]], name)[0] for name in engine.ladder}
+    error = {name: float(abs(logits[name] - logits[HIGH]).max()) for name in schemes}
+    assert 0 < error["w8g64-rtn"] < error["w2g64-rtn"] / 10
+
+
+def test_a_nested_scheme_stands_for_its_slice(tiny_model: Path, tmp_path: Path) -> None:
+    quantize(tiny_model, "w8n4g64-rtn", tmp_path, no_calibration)
+    engine = host(tiny_model, ["w8n4g64-rtn"], tmp_path, end_token=END)
+    base = load_model(tiny_model, torch.float32)
+    sliced = load_variant(variant_path(tmp_path, "w8n4g64-rtn"), base, 4)
+    hosted = quantized_linears(engine.models["w8n4g64-rtn"])
+    for name, layer in quantized_linears(sliced).items():
+        assert torch.equal(hosted[name].dequantize(), layer.dequantize())
+        assert all(len(group.unique()) <= 16 for group in hosted[name].dequantize().view(-1, 64))
+
+
+def test_arithmetic_may_be_bfloat16(tiny_model: Path, tmp_path: Path) -> None:
+    quantize(tiny_model, "w2g64-rtn", tmp_path, no_calibration)
+    engine = host(tiny_model, ["w2g64-rtn"], tmp_path, end_token=END, dtype=torch.bfloat16)
+    assert {m.model.embed_tokens.weight.dtype for m in engine.models.values()} == {torch.bfloat16}
+    assert engine.fingerprint == identity(tiny_model)
+
+
+def test_a_missing_variant_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"w4g64-rtn\.safetensors: no such file"):
+        host(tiny_model, ["w4g64-rtn"], tmp_path, end_token=END)

@@ -1,0 +1,46 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bitroute.cli.main import main
+from bitroute.errors import ConfigError, DataError
+from bitroute.experiment.config import ExperimentConfig
+from bitroute.experiment.stages import experiment
+from bitroute.nn.qwen3 import Qwen3
+from support.checkpoint import CONFIG, write_checkpoint
+
+
+def test_a_backbone_that_is_missing_or_too_small_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "model")
+    missing = ExperimentConfig(model=model, backbone=tmp_path / "nowhere")
+    with pytest.raises(DataError, match="nowhere"), experiment(missing, tmp_path / "run", 1):
+        pass
+    small = tmp_path / "small"
+    small.mkdir()
+    shape = replace(CONFIG, vocab_size=64)
+    (small / "config.json").write_text(json.dumps(shape.to_json(end_token=1, pad_token=0)))
+    save_file({n: p.detach().to(torch.bfloat16) for n, p in Qwen3(shape).named_parameters()}, small / "model.safetensors")
+    few = ExperimentConfig(model=model, backbone=small)
+    message = r"small: has 64 tokens, the tokenizer of .*model 7\d\d"
+    with pytest.raises(ConfigError, match=message), experiment(few, tmp_path / "run", 1):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stored", ['{"router": "random:0.3", "split": "unseen"}', '{"model_type": "qwen3"}', "[1]", "1"])
+def test_what_is_no_experiment_is_not_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str], stored: str) -> None:
+    (tmp_path / "config.json").write_text(stored)
+    for command in ("evaluate", "report"):
+        assert main([command, str(tmp_path)]) == 2
+        assert capsys.readouterr().err == f"bitroute: {tmp_path}: holds no run of bitroute train router or bitroute demo\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_training_without_end_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "lm", "--tokens", "inf", "--out", str(tmp_path / "lm")]) == 2
+    assert "--tokens inf: a training ends" in capsys.readouterr().err
+    assert not (tmp_path / "lm").exists()

@@ -1,0 +1,176 @@
+"""The whole pipeline on a tiny random model, by the commands that people type."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bitroute.cli.main import main
+from bitroute.experiment.config import ExperimentConfig
+from bitroute.experiment.stages import MIXTURE, recentre, share
+from bitroute.routers.calibrated import load_calibration
+from bitroute.store.traces import read_traces
+
+SMALL = {
+    "budgets": [0.3],
+    "seeds": [0],
+    "label_tasks": 8,
+    "holdout_tasks": 6,
+    "calibration_tasks": 6,
+    "quantiles": [0.8],
+    "splits": {"unseen": 5},
+    "max_steps": 3,
+    "supervised": {"epochs": 1},
+    "grpo": {"iterations": 1, "tasks": 2, "group": 2},
+    "backbone": None,
+    "baselines": ["random", "signals", "oracle"],
+    "ablations": False,
+}
+LEARNED = ("dmr-0", "dmr+probe-0", "kl-st-0", "kl-st+probe-0")
+POLICIES = ("all-high", "all-low", "random@0.3", "signals@0.3", "oracle@0.3", "dmr@0.3", "dmr+probe@0.3")
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was trained and evaluated; tests leave it as it was."""
+    directory = tmp_path_factory.mktemp("experiment")
+    config = directory / "my.json"
+    config.write_text(json.dumps({"model": str(tiny_model), **SMALL}))
+    path = directory / "run"
+    assert main(["train", "router", "--config", str(config), "--out", str(path), "--cores", "1"]) == 0
+    assert main(["evaluate", str(path), "--cores", "1"]) == 0
+    return path
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """What the run found out: everything but the report's drawings."""
+    files = (p for p in run.rglob("*") if p.is_file() and p.suffix not in (".png", ".html", ".lock"))
+    return {str(p.relative_to(run)): p.read_bytes() for p in files}
+
+
+def test_every_stage_leaves_its_files(run: Path) -> None:
+    for name in ("config.json", "provenance.json", "references.json", "tau.json", "signals.json", "routers/signals.json"):
+        assert json.loads((run / name).read_text()), name
+    for name in LEARNED:
+        assert json.loads((run / f"{name}.json").read_text()), name
+        assert (run / "routers" / name / "network.safetensors").stat().st_size > 1000
+    for name in ("signals-0", "oracle-0", "dmr-0", "dmr+probe-0"):
+        assert set(json.loads((run / "thresholds" / f"{name}@0.3.json").read_text())) == {"threshold", "share", "trials"}
+    for router in ("signals.json", "dmr-0", "dmr+probe-0"):
+        (row,) = load_calibration(run / "routers" / router)
+        stored = json.loads((run / "thresholds" / f"{Path(router).stem.removesuffix('-0')}-0@0.3.json").read_text())
+        assert (row.budget, row.threshold, row.share) == (0.3, stored["threshold"], stored["share"])
+    for name in POLICIES:
+        episodes = list(read_traces(run / "traces" / "unseen" / f"{name}-0.jsonl"))
+        assert [e.task_id for e in episodes] == [f"unseen-{i}" for i in range(5)], name
+        assert {e.policy for e in episodes} == {name}
+    assert {p.name for p in (run / "figures").iterdir()} >= {"kl.png", "pareto-0-0.png", "episode-0.png"}
+    assert not list(run.rglob("*.tmp"))
+    assert {p.name for p in (run / "routers").iterdir()} == {
+        *LEARNED,
+        "round-1-0.8",
+        "signals.json",
+        "signals.calibration.json",
+    }
+    assert json.loads((run / "tasks.json").read_text()) == {"unseen": 5}
+
+
+def test_labels_come_from_a_mixture_and_then_from_the_router_itself(run: Path) -> None:
+    traces = run / "traces"
+    first = [list(read_traces(traces / f"labels-1-{i}.jsonl")) for i in range(len(MIXTURE))]
+    assert [{e.policy for e in part} for part in first] == [{policy} for policy in MIXTURE]
+    assert [e.task_id for part in first for e in part] == [f"router-train-{i}" for i in range(8)]
+    second = list(read_traces(traces / "labels-2-0.jsonl"))
+    assert [e.task_id for e in second] == [f"router-train-{8 + i}" for i in range(8)]
+    assert {e.split for i in range(3) for e in read_traces(traces / f"labels-holdout-{i}.jsonl")} == {"validation"}
+    assert all(s.sensitivity for part in (*first, second) for e in part for s in e.steps)
+
+
+def test_the_report_is_complete(run: Path) -> None:
+    report = json.loads((run / "report.json").read_text())
+    (evaluation,) = report["evaluations"]
+    rows = {row["policy"]: row for row in evaluation["policies"] if row["kind"] == "all"}
+    assert set(rows) == set(POLICIES)
+    assert {row["n"] for row in rows.values()} == {5}
+    assert (rows["all-high"]["realised_share"], rows["all-low"]["realised_share"]) == (1, 0)
+    stored = list(read_traces(run / "traces" / "unseen" / "dmr@0.3-0.jsonl"))
+    assert rows["dmr@0.3"]["realised_share"] == pytest.approx(share(stored))
+    assert report["meta"]["version"] and report["meta"]["low"] == ExperimentConfig().low
+    assert report["sensitivity"]["steps"] == 16 * 3
+    assert "dmr@0.3" in (run / "report.html").read_text()
+
+
+def test_what_is_done_is_not_done_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(run)
+    assert main(["evaluate", str(run)]) == 0
+    out, err = capsys.readouterr()
+    assert contents(run) == before
+    assert "episode" not in err
+    assert "dmr@0.3" in out and out.endswith(f"report: {run / 'report.html'}\n")
+
+
+def test_report_writes_the_report_from_traces_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(run)
+    for name in ("report.json", "report.html"):
+        (run / name).unlink()
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr() == (f"report: {run / 'report.html'}\n", "")
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: (run / "traces" / "unseen" / "dmr@0.3-0.jsonl").unlink(),
+        lambda run: (run / "thresholds" / "oracle-0@0.3.json").unlink(),
+        lambda run: cut(run / "traces" / "unseen" / "all-low-0.jsonl", 700),
+    ],
+    ids=["traces gone", "threshold gone", "traces cut off"],
+)
+def test_what_is_missing_is_named_by_report_and_made_by_evaluate(
+    run: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None]
+) -> None:
+    before = contents(run)
+    damage(run)
+    assert main(["report", str(run)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1] == f"bitroute: {run}: is not evaluated to the end; run bitroute evaluate {run}"
+    assert main(["evaluate", str(run), "--cores", "1"]) == 0
+    assert contents(run) == before
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:-size])
+
+
+def test_training_goes_on_with_the_stored_configuration_and_no_other(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(run)
+    assert main(["train", "router", "--out", str(run)]) == 0
+    capsys.readouterr()
+    config = json.loads((run / "config.json").read_text()) | {"low": "w3g64-rtn", "seeds": [7]}
+    (tmp_path / "other.json").write_text(json.dumps(config))
+    assert main(["train", "router", "--config", str(tmp_path / "other.json"), "--out", str(run)]) == 2
+    assert capsys.readouterr().err == f"bitroute: {run}: holds a run with another low, seeds; choose another --out\n"
+    assert contents(run) == before
+
+
+def test_a_damaged_result_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "tau.json"
+    before = path.read_bytes()
+    path.write_bytes(before[:20])
+    try:
+        assert main(["evaluate", str(run)]) == 3
+        assert capsys.readouterr().err.startswith(f"bitroute: {path}: damaged (")
+    finally:
+        path.write_bytes(before)
+
+
+def test_the_threshold_around_which_decisions_are_drawn_spends_the_budget() -> None:
+    scores = [-3.0, 0.0, 1.0, 8.0]
+    for budget in (0.1, 0.5, 0.9):
+        threshold = recentre(scores, budget)
+        assert sum(1 / (1 + 2.718281828459045 ** (threshold - s)) for s in scores) / 4 == pytest.approx(budget, abs=1e-6)

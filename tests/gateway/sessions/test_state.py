@@ -1,0 +1,119 @@
+"""A session's state in bytes: what comes back, what is found without reading all, and the bound on its size."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bitroute.episode import Signals
+from bitroute.gateway.sessions.episode_state import EPISODES, EpisodeState, PendingRequest, RestoredSession, answered
+from bitroute.gateway.sessions.state import LIMIT, State
+from support.histories import ruling
+
+
+def _lineage(number: int, steps: int = 0, text: str | None = None) -> EpisodeState:
+    lineage = EpisodeState(f"{number:032x}", number, stepped=text is not None)
+    for step in range(steps):
+        lineage.put(answered(step, 2 * step + 1, bytes([number]) * 16, bytes(16), "low", told=text, did=text))
+    return lineage
+
+
+def _state(episodes: int, steps: int, text: str | None = None) -> State:
+    state = State("key", "s")
+    for number in range(episodes):
+        state.put(_lineage(number, steps, text))
+    return state
+
+
+def _newest(data: bytes) -> EpisodeState:
+    return next(State.decode(data).lineages())
+
+
+def test_a_state_comes_back_as_it_was() -> None:
+    state = State("key", "s")
+    state.begun, state.restored = 3, True
+    lineage = EpisodeState("one", 7, ("zero", 2), stepped=True, system=b"digest")
+    lineage.put(answered(0, 2, b"request", b"answer", "low", Signals((-1.0,), (-1.0,), (2.0,), (0.5,)), told="t", did="d"))
+    lineage.latest = PendingRequest(b"body", b"request", 0, 2, ruling=msgspec.msgpack.encode(ruling()))
+    closed = EpisodeState("two", 8, closed=True)
+    state.put(lineage)
+    state.put(closed)
+    found = State.decode(state.encode(LIMIT))
+    assert (found.scope, found.session, found.begun, found.restored) == ("key", "s", 3, True)
+    assert list(found.lineages()) == [closed, lineage]
+    assert lineage.latest.decided == ruling()
+
+
+def test_lineages_stand_in_the_order_of_their_newest_requests() -> None:
+    state = _state(4, 1)
+    state.put(_lineage(1, 2), newest=True)
+    state.put(_lineage(2, 3))
+    assert [(one.seed, len(one.marks)) for one in state.lineages()] == [(1, 2), (3, 1), (2, 3), (0, 1)]
+    assert len(state) == 4
+
+
+def test_lineages_are_found_by_id_by_digest_and_by_what_waits() -> None:
+    state = _state(3, 2)
+    waiting = _lineage(1, 2)
+    waiting.parent = (_lineage(2).id, 1)
+    waiting.latest = PendingRequest(b"b" * 16, b"r" * 16, 2, 5)
+    state.put(waiting)
+    assert state.find(_lineage(2).id) == _lineage(2, 2)
+    assert state.find("f" * 32) is None
+    assert [one.seed for one in state.lineages(containing=b"b" * 16)] == [1]
+    assert [one.seed for one in state.lineages(waiting=True)] == [1]
+    waiting.latest.answered = True
+    state.put(waiting)
+    assert list(state.lineages(waiting=True)) == []
+
+
+def test_the_records_lineages_come_before_what_is_known() -> None:
+    state = _state(2, 1)
+    state.begun = 2
+    state.adopt(RestoredSession([_lineage(7, 3), _lineage(1, 3)], begun=9))
+    assert [(one.seed, len(one.marks)) for one in state.lineages()] == [(1, 1), (0, 1), (7, 3)]
+    assert (state.begun, state.restored) == (9, True)
+    other = State("", "")
+    other.adopt(None)
+    assert (len(other), other.restored, other.begun) == (0, True, 0)
+
+
+def test_over_the_limit_the_oldest_episodes_go_first() -> None:
+    state = _state(60, 30)
+    data = state.encode(LIMIT)
+    found = list(State.decode(data).lineages())
+    assert LIMIT // 2 < len(data) <= LIMIT
+    assert [lineage.seed for lineage in found] == list(range(59, 59 - len(found), -1))
+    assert all(len(lineage.marks) == 30 for lineage in found)
+
+
+def test_then_the_oldest_texts_but_the_openings() -> None:
+    state = _state(1, 100, "word " * 100)
+    found = _newest(state.encode(LIMIT))
+    kept = [mark.step for mark in found.marks if mark.told is not None]
+    assert len(found.marks) == 100
+    assert kept == [0, *range(100 - len(kept) + 1, 100)]
+    assert len(kept) > 30
+
+
+def test_then_the_opening_then_the_oldest_steps() -> None:
+    found = _newest(_state(1, 3, "é" * LIMIT).encode(LIMIT))
+    assert [mark.told for mark in found.marks] == [None, None, None]
+    data = _state(1, 3000).encode(LIMIT)
+    found = _newest(data)
+    assert len(data) <= LIMIT
+    assert found.marks[-1].step == 2999
+    assert 500 < len(found.marks) < 3000
+
+
+def test_pruning_leaves_room_for_steps_to_come() -> None:
+    lineage = _newest(_state(1, 3000).encode(LIMIT))
+    before = len(lineage.marks)
+    lineage.put(answered(3000, 6001, bytes(16), bytes(16), "low"))
+    state = State("key", "s")
+    state.put(lineage)
+    assert len(_newest(state.encode(LIMIT)).marks) == before + 1
+
+
+def test_episodes_are_bounded_in_number() -> None:
+    found = State.decode(_state(EPISODES + 5, 0).encode(LIMIT))
+    assert [lineage.seed for lineage in found.lineages()] == list(range(EPISODES + 4, 4, -1))

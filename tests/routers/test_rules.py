@@ -1,0 +1,99 @@
+"""Rules that look at nothing but the step's number."""
+
+from __future__ import annotations
+
+import pytest
+
+from bitroute.episode import Decision, View
+from bitroute.errors import CapabilityError, ConfigError
+from bitroute.routers.router import Router, draw
+from bitroute.routers.rules import Always, FirstK, Periodic, Random
+
+PAIR = ("low", "high")
+
+
+def view(step: int) -> View:
+    return View(("m",) * (step + 1), ("a",) * step, ("low",) * step, (None,) * step)
+
+
+def decide(router: Router, seed: int, steps: int) -> list[Decision]:
+    """The decisions of one episode."""
+    state = router.begin(seed)
+    return [router.decide([view(t)], [state])[0] for t in range(steps)]
+
+
+def high(decisions: list[Decision]) -> list[bool]:
+    return [d.variant == "high" for d in decisions]
+
+
+@pytest.mark.parametrize("variant", ["w2", "w4", "bf16"])
+def test_always_takes_its_variant(variant: str) -> None:
+    router = Always(("w2", "w4", "bf16"), variant)
+    assert [d.variant for d in decide(router, 0, 5)] == [variant] * 5
+    assert router.name == f"always({variant})"
+    assert router.probes == frozenset()
+
+
+def test_always_refuses_an_unknown_variant() -> None:
+    with pytest.raises(CapabilityError, match="unknown variant 'w8'; there are low, high"):
+        Always(PAIR, "w8")
+
+
+def test_random_spends_its_share_and_says_with_which_probability() -> None:
+    decisions = [d for seed in range(200) for d in decide(Random(PAIR, 0.3), seed, 50)]
+    share = sum(high(decisions)) / len(decisions)
+    assert share == pytest.approx(0.3, abs=0.014)  # three standard errors of 10,000 draws
+    assert {(d.variant, d.propensity) for d in decisions} == {("high", 0.3), ("low", 0.7)}
+
+
+def test_random_is_the_same_for_the_same_seed_and_another_for_another() -> None:
+    router = Random(PAIR, 0.5)
+    first, again, other = (high(decide(router, seed, 64)) for seed in (1, 1, 2))
+    assert first == again
+    assert 16 < sum(a != b for a, b in zip(first, other, strict=True)) < 48
+
+
+def test_random_decides_a_step_alike_with_a_fresh_state() -> None:
+    router = Random(PAIR, 0.5)
+    played = decide(router, 9, 30)
+    resumed = [router.decide([view(t)], [router.begin(9)])[0] for t in range(30)]
+    assert played == resumed
+
+
+def test_draws_are_uniform_and_differ_by_step() -> None:
+    draws = [draw(seed, step) for seed in range(40) for step in range(50)]
+    assert len(set(draws)) == 2000
+    assert sum(draws) / 2000 == pytest.approx(0.5, abs=0.02)
+    assert sum(d < 0.1 for d in draws) / 2000 == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.3, 1 / 3, 0.5, 0.77, 1.0])
+def test_periodic_spends_exactly_its_share(share: float) -> None:
+    router = Periodic(PAIR, share)
+    for seed in range(5):
+        flags = high(decide(router, seed, 300))
+        for length in range(1, 301):
+            assert abs(sum(flags[:length]) - share * length) < 1 + 1e-9 + length * 0.0005  # shares are kept to 1/1000
+        assert sum(flags) == pytest.approx(300 * share, abs=0.2)
+
+
+def test_periodic_starts_at_a_phase_of_the_seed() -> None:
+    firsts = [high(decide(Periodic(PAIR, 0.25), seed, 4)).index(True) for seed in range(40)]
+    assert set(firsts) == {0, 1, 2, 3}
+
+
+def test_first_k() -> None:
+    assert high(decide(FirstK(PAIR, 3), 0, 6)) == [True] * 3 + [False] * 3
+    assert high(decide(FirstK(PAIR, 0), 0, 2)) == [False, False]
+
+
+@pytest.mark.parametrize("make", [lambda p: Random(PAIR, p), lambda p: Periodic(PAIR, p)])
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_outside_0_to_1_is_refused(make: type[Random], share: float) -> None:
+    with pytest.raises(ConfigError, match=r"share .* is outside 0\.\.1"):
+        make(share)
+
+
+def test_first_k_refuses_a_negative_number() -> None:
+    with pytest.raises(ConfigError, match="k -1 is negative"):
+        FirstK(PAIR, -1)
