@@ -13,7 +13,7 @@ from support.histories import ruling
 def _lineage(number: int, steps: int = 0, text: str | None = None) -> EpisodeState:
     lineage = EpisodeState(f"{number:032x}", number, stepped=text is not None)
     for step in range(steps):
-        lineage.put(answered(step, 2 * step + 1, bytes([number]) * 16, bytes(16), "low", told=text, did=text))
+        lineage.put(answered(step, 2 * step + 1, bytes([number]) * 16, bytes(16), "low", message=text, action=text))
     return lineage
 
 
@@ -32,7 +32,9 @@ def test_a_state_comes_back_as_it_was() -> None:
     state = State("key", "s")
     state.begun, state.restored = 3, True
     lineage = EpisodeState("one", 7, ("zero", 2), stepped=True, system=b"digest")
-    lineage.put(answered(0, 2, b"request", b"answer", "low", Signals((-1.0,), (-1.0,), (2.0,), (0.5,)), told="t", did="d"))
+    lineage.put(
+        answered(0, 2, b"request", b"answer", "low", Signals((-1.0,), (-1.0,), (2.0,), (0.5,)), message="t", action="d")
+    )
     lineage.latest = PendingRequest(b"body", b"request", 0, 2, ruling=msgspec.msgpack.encode(ruling()))
     closed = EpisodeState("two", 8, closed=True)
     state.put(lineage)
@@ -89,7 +91,7 @@ def test_over_the_limit_the_oldest_episodes_go_first() -> None:
 def test_then_the_oldest_texts_but_the_openings() -> None:
     state = _state(1, 100, "word " * 100)
     found = _newest(state.encode(LIMIT))
-    kept = [mark.step for mark in found.marks if mark.told is not None]
+    kept = [mark.step for mark in found.marks if mark.message is not None]
     assert len(found.marks) == 100
     assert kept == [0, *range(100 - len(kept) + 1, 100)]
     assert len(kept) > 30
@@ -97,7 +99,7 @@ def test_then_the_oldest_texts_but_the_openings() -> None:
 
 def test_then_the_opening_then_the_oldest_steps() -> None:
     found = _newest(_state(1, 3, "é" * LIMIT).encode(LIMIT))
-    assert [mark.told for mark in found.marks] == [None, None, None]
+    assert [mark.message for mark in found.marks] == [None, None, None]
     data = _state(1, 3000).encode(LIMIT)
     found = _newest(data)
     assert len(data) <= LIMIT

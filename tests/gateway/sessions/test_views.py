@@ -77,8 +77,8 @@ def test_of_joined_actions_the_last_known_one_counts() -> None:
 
 def test_one_fresh_message_a_step() -> None:
     marks = [
-        answered(0, 2, b"", b"", "low", SIGNALS, told="be brief\nfind a cup", did="look"),
-        answered(1, 1, b"", b"", "high", told=None, did=None),
+        answered(0, 2, b"", b"", "low", SIGNALS, message="be brief\nfind a cup", action="look"),
+        answered(1, 1, b"", b"", "high", message=None, action=None),
     ]
     turns = [turn("s:be brief"), turn("u:nothing here")]
     assert remembered_view(marks, turns, 1) == View(
