@@ -119,7 +119,7 @@ class RoutingDecision(msgspec.Struct, frozen=True):
 class StepContext(msgspec.Struct, frozen=True):
     """Where a request stands: step `step` (from 0) of episode `episode` in session `session`, and what a router may read of it.
 
-    `parent` is (episode, number of steps shared) for a branch. `retried` is the ruling of the same step's earlier try: it is
+    `parent` is (episode, number of steps shared) for a branch. `retried` is the decision of the same step's earlier try: it is
     used again. `opened` says that this request began the episode. `seed` is the episode's, for the routers' draws.
 
     `scope` and `explicit` are the caller's. `chain` is the digest of the request's whole history (`sessions.chain`), `turns`
@@ -173,7 +173,7 @@ class Outcome:
     signals: Signals | None = None
     ended: Literal["complete", "error", "cancelled", "dropped"] = "error"
     attempts: list[Attempt] = field(default_factory=list)
-    variant: str | None = None  # that answered: another than the ruling's after a fallback
+    variant: str | None = None  # that answered: another than decided after a fallback
     first_token: float | None = None  # seconds from the request's arrival
     total: float = 0.0
     overhead: float = 0.0  # seconds of the gateway's own work before the first byte went upstream

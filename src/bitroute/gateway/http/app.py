@@ -19,7 +19,15 @@ from starlette.types import Receive, Scope, Send
 from bitroute.gateway.auth.keys import Keys
 from bitroute.gateway.core.config import GatewayConfig, VariantConfig
 from bitroute.gateway.core.values import Call, Endpoint, GatewayError, Outcome, RoutingDecision, StepContext
-from bitroute.gateway.http.connection import Exchange, GoneError, UntilGone, kept_open, read_body, read_headers, told
+from bitroute.gateway.http.connection import (
+    CancelOnDisconnect,
+    DisconnectedError,
+    Exchange,
+    decision_headers,
+    keep_alive,
+    read_body,
+    read_headers,
+)
 from bitroute.gateway.http.openapi import document
 from bitroute.gateway.records.recorder import Recorder
 from bitroute.gateway.routing.policy import Policy
@@ -146,29 +154,29 @@ class Gateway:
         exchange = Exchange(endpoint, read_headers(scope), time.perf_counter(), send)
         self.in_flight += 1
         try:
-            await self._guarded(exchange, scope, receive)
+            await self._answer_or_fail(exchange, scope, receive)
         finally:
             self.in_flight -= 1
             self._account(exchange)
 
-    async def _guarded(self, exchange: Exchange, scope: Scope, receive: Receive) -> None:
+    async def _answer_or_fail(self, exchange: Exchange, scope: Scope, receive: Receive) -> None:
         """Answer, and turn whatever goes wrong into an error of the right shape."""
         outcome = exchange.outcome
         try:
             await self._answer(exchange, scope, receive)
         except GatewayError as error:
             await self._fail(exchange, error)
-        except GoneError:
+        except DisconnectedError:
             outcome.ended = "cancelled"
         except asyncio.CancelledError:
-            await self._cut_off(exchange)
+            await self._stop(exchange)
         except Exception:
             _log.exception("a request to %s failed inside the gateway", exchange.endpoint)
             await self._fail(exchange, GatewayError(500, "The gateway failed; see its log", kind="server_error"))
         finally:
             # Also for a client that went away: its next try must not find this one still unanswered.
-            if exchange.place is not None and not exchange.recorded:
-                await asyncio.shield(self._leave(exchange))
+            if exchange.context is not None and not exchange.recorded:
+                await asyncio.shield(self._end_step(exchange))
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive) -> None:
         client = exchange.client = self.keys.authenticate(exchange.headers)
@@ -183,13 +191,13 @@ class Gateway:
         requested = self.policy.resolve(call.model, client.force or forced, client.floor)
         exchange.limits = self.keys.admit(client, forced or call.model)
         exchange.caller = identify(call, exchange.headers, client.scope, self.config.sessions.headers)
-        async with UntilGone(exchange, receive):
-            place = exchange.place = await self.sessions.enter(exchange.caller, call)
-            ruling = exchange.ruling = await self.policy.decide(place, call, requested, self.upstreams.saturated)
-            await self.sessions.ruled(place, ruling)
-            await self._relay(exchange, call, place, ruling)
+        async with CancelOnDisconnect(exchange, receive):
+            context = exchange.context = await self.sessions.enter(exchange.caller, call)
+            routing = exchange.routing = await self.policy.decide(context, call, requested, self.upstreams.saturated)
+            await self.sessions.ruled(context, routing)
+            await self._relay(exchange, call, context, routing)
 
-    async def _relay(self, exchange: Exchange, call: Call, place: StepContext, ruling: RoutingDecision) -> None:
+    async def _relay(self, exchange: Exchange, call: Call, context: StepContext, routing: RoutingDecision) -> None:
         """Send the request upstream and what comes back to the client."""
         outcome = exchange.outcome
         outcome.overhead = time.perf_counter() - exchange.arrived
@@ -199,14 +207,14 @@ class Gateway:
 
         answer = await self.upstreams.open(
             exchange.endpoint.value,
-            ruling.decision.variant,
+            routing.decision.variant,
             body_for,
-            affinity=place.episode,
+            affinity=context.episode,
             headers={name: value for name, value in exchange.headers.items() if name in PASSED_ON},
             stream=call.stream,
             attempts=outcome.attempts,
-            allow_fallback=ruling.budget is not None,
-            lowest=ruling.floor,
+            allow_fallback=routing.budget is not None,
+            lowest=routing.floor,
         )
         try:
             outcome.variant, outcome.status = answer.variant, answer.status
@@ -230,9 +238,9 @@ class Gateway:
                 body = error_body(exchange.endpoint, GatewayError(answer.status, f"The upstream refused: {text}", kind=kind))
         else:
             body = collector.whole(body)
-            _note(outcome, collector)
+            _note_answer(outcome, collector)
             outcome.ended = "error" if collector.failed else "complete"
-        await self._leave(exchange)
+        await self._end_step(exchange)
         content_type = "application/json" if answer.status >= 400 else answer.content_type
         await self._start(
             exchange, answer.status, [("content-type", content_type), ("content-length", str(len(body)))], answer.headers
@@ -247,32 +255,32 @@ class Gateway:
         )
         outcome.ended = "dropped"
         try:
-            async with kept_open(exchange):
+            async with keep_alive(exchange):
                 async for chunk in answer.chunks():
                     out = b"".join(collector.event(event) for event in splitter.feed(chunk))
                     if collector.done and not exchange.recorded:
-                        _note(outcome, collector)
+                        _note_answer(outcome, collector)
                         outcome.ended = "error" if collector.failed else "complete"
-                        await self._leave(exchange)
+                        await self._end_step(exchange)
                     if out:
-                        await exchange.speak(out)
+                        await exchange.send_chunk(out)
             whole, tail = collector.malformed, splitter.tail()
             last = collector.event(tail + b"\n\n") if tail else b""
             if last and collector.malformed == whole:  # an event that was cut off must not pass for a broken one
-                await exchange.speak(last)
+                await exchange.send_chunk(last)
             if not collector.done:
                 raise GatewayError(502, "The upstream ended its stream too early", kind="server_error", code="upstream_dropped")
         except GatewayError as error:
-            _note(outcome, collector)
-            await self._break_off(exchange, error)
+            _note_answer(outcome, collector)
+            await self._end_with_error_event(exchange, error)
             return
         await exchange.finish()
 
-    async def _break_off(self, exchange: Exchange, error: GatewayError) -> None:
+    async def _end_with_error_event(self, exchange: Exchange, error: GatewayError) -> None:
         """End a stream that has begun: the status is long sent, so the error travels as an event in place of its end."""
-        await self._leave(exchange)
+        await self._end_step(exchange)
         name = b"event: error\n" if exchange.endpoint in (Endpoint.MESSAGES, Endpoint.RESPONSES) else b""
-        await exchange.speak(name + b"data: " + error_body(exchange.endpoint, error) + b"\n\n")
+        await exchange.send_chunk(name + b"data: " + error_body(exchange.endpoint, error) + b"\n\n")
         await exchange.finish()
 
     async def _start(
@@ -281,7 +289,7 @@ class Gateway:
         """Send the response's status and headers: its own, what the upstream's response had, what the gateway adds."""
         exchange.headers_sent, exchange.last_sent_at = True, time.perf_counter()
         exchange.outcome.status = status
-        ours = [*own, *exchange.limits.items(), *told(exchange)]
+        ours = [*own, *exchange.limits.items(), *decision_headers(exchange)]
         names = {name for name, _ in ours}
         lines = [*ours, *[line for line in passed if line[0] not in names]]
         headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in lines]
@@ -293,45 +301,45 @@ class Gateway:
         outcome.ended = "error"
         if exchange.headers_sent:
             return
-        await self._leave(exchange)
+        await self._end_step(exchange)
         body = error_body(exchange.endpoint, error)
         own = [("content-type", "application/json"), ("content-length", str(len(body)))]
         await self._start(exchange, error.status, own, list(error.headers.items()))
         await exchange.finish(body)
 
-    async def _cut_off(self, exchange: Exchange) -> None:
+    async def _stop(self, exchange: Exchange) -> None:
         """End a request because the gateway stops, and has waited long enough."""
         if (task := asyncio.current_task()) is not None:
             task.uncancel()
         headers = {"retry-after": "1"}
         error = GatewayError(503, "The gateway is stopping; try again", kind="server_error", code="stopping", headers=headers)
         if exchange.headers_sent and not exchange.finished:
-            await self._break_off(exchange, error)
+            await self._end_with_error_event(exchange, error)
         else:
             await self._fail(exchange, error)
 
-    async def _leave(self, exchange: Exchange) -> None:
+    async def _end_step(self, exchange: Exchange) -> None:
         """Tell the session how the step ended, once, and before the client can know."""
-        if exchange.place is not None and not exchange.recorded:
+        if exchange.context is not None and not exchange.recorded:
             exchange.recorded = True
             try:
-                await self.sessions.leave(exchange.place, exchange.ruling, exchange.outcome)
+                await self.sessions.leave(exchange.context, exchange.routing, exchange.outcome)
             except asyncio.CancelledError:
-                exchange.recorded = False  # perhaps it was not told: the request's end tells it again
+                exchange.recorded = False  # perhaps it does not know: the request's end tells it again
                 raise
 
     def _account(self, exchange: Exchange) -> None:
         """Count and record, whatever the end was."""
-        outcome, call, place, ruling = exchange.outcome, exchange.call, exchange.place, exchange.ruling
+        outcome, call, context, routing = exchange.outcome, exchange.call, exchange.context, exchange.routing
         outcome.total = time.perf_counter() - exchange.arrived
-        self.metrics.observe(exchange.endpoint, ruling, outcome)
+        self.metrics.observe(exchange.endpoint, routing, outcome)
         if self.telemetry is not None:
-            self.telemetry.observe(exchange.headers, exchange.endpoint, call, place, ruling, outcome)
-        if call is None or place is None or exchange.caller is None or exchange.client is None:
+            self.telemetry.observe(exchange.headers, exchange.endpoint, call, context, routing, outcome)
+        if call is None or context is None or exchange.caller is None or exchange.client is None:
             return
-        cost = self.recorder.step(exchange.caller, call, place, ruling, outcome)
-        if ruling is not None:
-            self.policy.observe(place, ruling, outcome)
+        cost = self.recorder.step(exchange.caller, call, context, routing, outcome)
+        if routing is not None:
+            self.policy.observe(context, routing, outcome)
         if outcome.tokens is not None:
             self.keys.charge(exchange.client, outcome.tokens, cost)
 
@@ -339,7 +347,7 @@ class Gateway:
 _ENDPOINTS: Final = {endpoint.value: endpoint for endpoint in Endpoint}
 
 
-def _note(outcome: Outcome, collector: Collector) -> None:
+def _note_answer(outcome: Outcome, collector: Collector) -> None:
     """What was read of an answer. One that broke off is none: asked again, its step stands where it stood."""
     outcome.tokens = collector.tokens
     if collector.done and collector.failed is None:

@@ -33,16 +33,16 @@ class Exchange:
     client: Client | None = None
     call: Call | None = None
     caller: Caller | None = None
-    place: StepContext | None = None
-    ruling: RoutingDecision | None = None
+    context: StepContext | None = None
+    routing: RoutingDecision | None = None
     limits: Mapping[str, str] = field(default_factory=dict)
     outcome: Outcome = field(default_factory=Outcome)
     headers_sent: bool = False  # the response has: from here on it can only be relayed or broken off
     finished: bool = False  # the response is complete
-    recorded: bool = False  # the session knows
+    recorded: bool = False  # the session knows how the step ended
     last_sent_at: float = 0.0  # when the stream's last bytes were sent
 
-    async def speak(self, body: bytes) -> None:
+    async def send_chunk(self, body: bytes) -> None:
         """Send a part of a stream."""
         self.last_sent_at = time.perf_counter()
         await self.send({"type": "http.response.body", "body": body, "more_body": True})
@@ -53,7 +53,7 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": body})
 
 
-class GoneError(Exception):
+class DisconnectedError(Exception):
     """The client went away before its request was read."""
 
 
@@ -81,7 +81,7 @@ async def read_body(scope: Scope, headers: Mapping[str, str], receive: Receive, 
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise GoneError
+            raise DisconnectedError
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if size > limit:
@@ -105,35 +105,35 @@ def _too_large(limit: int) -> GatewayError:
     return GatewayError(413, message, code="body_too_large", headers={"connection": "close"})
 
 
-def told(exchange: Exchange) -> list[tuple[str, str]]:
+def decision_headers(exchange: Exchange) -> list[tuple[str, str]]:
     """The gateway's own headers: what was decided, why, and what that took."""
-    place, ruling, outcome = exchange.place, exchange.ruling, exchange.outcome
+    context, routing, outcome = exchange.context, exchange.routing, exchange.outcome
     lines: list[tuple[str, str]] = []
-    if place is not None:
+    if context is not None:
         lines += [
-            ("x-bitroute-episode", place.episode),
-            ("x-bitroute-step", str(place.step)),
-            ("x-bitroute-session-source", place.source),
+            ("x-bitroute-episode", context.episode),
+            ("x-bitroute-step", str(context.step)),
+            ("x-bitroute-session-source", context.source),
         ]
-    if ruling is not None:
+    if routing is not None:
         lines += [
-            ("x-bitroute-variant", outcome.variant or ruling.decision.variant),
-            ("x-bitroute-reason", ruling.decision.reason),
-            ("x-bitroute-router-ms", f"{ruling.seconds * 1000:.3f}"),
+            ("x-bitroute-variant", outcome.variant or routing.decision.variant),
+            ("x-bitroute-reason", routing.decision.reason),
+            ("x-bitroute-router-ms", f"{routing.seconds * 1000:.3f}"),
             ("x-bitroute-overhead-ms", f"{outcome.overhead * 1000:.3f}"),
         ]
-        if ruling.decision.score is not None:
-            lines.append(("x-bitroute-score", f"{ruling.decision.score:.4g}"))
+        if routing.decision.score is not None:
+            lines.append(("x-bitroute-score", f"{routing.decision.score:.4g}"))
     return lines
 
 
-class UntilGone:
+class CancelOnDisconnect:
     """Cancels the body of the `async with` when the client goes away, and swallows that cancellation."""
 
-    __slots__ = ("_exchange", "_gone", "_receive", "_task", "_watcher")
+    __slots__ = ("_disconnected", "_exchange", "_receive", "_task", "_watcher")
 
     def __init__(self, exchange: Exchange, receive: Receive) -> None:
-        self._exchange, self._receive, self._gone = exchange, receive, False
+        self._exchange, self._receive, self._disconnected = exchange, receive, False
 
     async def __aenter__(self) -> None:
         task = asyncio.current_task()
@@ -143,13 +143,13 @@ class UntilGone:
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> bool:
         try:
-            if error is None and self._gone:
+            if error is None and self._disconnected:
                 await asyncio.sleep(0)  # a cancellation that is on its way arrives here, not in what follows
         except asyncio.CancelledError as cancelled:
             error = cancelled
         finally:
             self._watcher.cancel()
-        if not (self._gone and isinstance(error, asyncio.CancelledError)):
+        if not (self._disconnected and isinstance(error, asyncio.CancelledError)):
             return False
         # Many clients hang up at the last event, before the upstream has ended its stream: they have the whole answer.
         if not (self._exchange.headers_sent and self._exchange.outcome.ended == "complete"):
@@ -161,12 +161,12 @@ class UntilGone:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         if not self._exchange.finished:
-            self._gone = True
+            self._disconnected = True
             self._task.cancel()
 
 
 @contextlib.asynccontextmanager
-async def kept_open(exchange: Exchange) -> AsyncIterator[None]:
+async def keep_alive(exchange: Exchange) -> AsyncIterator[None]:
     """Sends a comment whenever the stream was silent for `KEEP_ALIVE` seconds."""
 
     async def comment() -> None:
@@ -175,7 +175,7 @@ async def kept_open(exchange: Exchange) -> AsyncIterator[None]:
             if rest > 0:
                 await asyncio.sleep(rest)
             else:
-                await exchange.speak(b": keep-alive\n\n")
+                await exchange.send_chunk(b": keep-alive\n\n")
 
     commenter = asyncio.create_task(comment())
     try:

@@ -91,8 +91,8 @@ def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
 _MODEL: Final = _object(id=_TEXT, object={"const": "model"}, created={"type": "integer"}, owned_by=_TEXT)
 
 
-def _parameter(name: str, place: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "in": place, "required": place == "path", "description": description, "schema": schema}
+def _parameter(name: str, location: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": location, "required": location == "path", "description": description, "schema": schema}
 
 
 def _generating(endpoint: Endpoint, ladder: tuple[str, ...]) -> dict[str, Any]:
@@ -110,8 +110,8 @@ def _generating(endpoint: Endpoint, ladder: tuple[str, ...]) -> dict[str, Any]:
         body["required"] = ["model", *needed]
     else:
         body["anyOf"] = [{"required": [name]} for name in needed]
-    told = {name: {"description": text, "schema": _TEXT} for name, text in _ANSWER_HEADERS.items()}
-    answer = {**_json("The upstream's answer; `model` names the variant.", {"type": "object"}), "headers": told}
+    headers = {name: {"description": text, "schema": _TEXT} for name, text in _ANSWER_HEADERS.items()}
+    answer = {**_json("The upstream's answer; `model` names the variant.", {"type": "object"}), "headers": headers}
     answer["content"]["text/event-stream"] = {"schema": {}}
     errors = _errors(*_MEANINGS, schema="BlockError" if endpoint is Endpoint.MESSAGES else "Error")
     refusal = {"description": "What the upstream refuses is relayed.", "content": {"application/json": {"schema": {}}}}

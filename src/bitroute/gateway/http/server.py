@@ -339,9 +339,9 @@ def _supervise(config: GatewayConfig, public: socket.socket, admins: list[socket
     """
     context = multiprocessing.get_context("spawn")
     errors: SimpleQueue[BitrouteError] = context.SimpleQueue()
-    told, tell = socket.socketpair()
-    tell.setblocking(False)
-    signal.set_wakeup_fd(tell.fileno())
+    woken, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
 
@@ -357,7 +357,7 @@ def _supervise(config: GatewayConfig, public: socket.socket, admins: list[socket
     ready()
     stopping = False
     while workers:
-        ended = wait([told, *(worker.sentinel for worker in workers.values())])
+        ended = wait([woken, *(worker.sentinel for worker in workers.values())])
         for index, worker in list(workers.items()):
             if worker.sentinel in ended:
                 worker.join()
@@ -365,7 +365,7 @@ def _supervise(config: GatewayConfig, public: socket.socket, admins: list[socket
                 if not stopping and errors.empty():
                     _log.warning("worker %d has ended (%s) and is started again", index, worker.exitcode)
                     workers[index] = start(index)
-        signals = len(told.recv(64)) if told in ended else 0
+        signals = len(woken.recv(64)) if woken in ended else 0
         if not stopping and (signals or not errors.empty()):
             stopping, signals = True, max(1, signals)
             for sock in (public, *admins):
