@@ -21,7 +21,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from bitroute.cli.main import MODEL
+from bitroute.cli.options import MODEL
 from bitroute.engines.caching import MemoEngine
 from bitroute.engines.loading import HIGH, host, quantize
 from bitroute.engines.sensitivity import exact_divergence

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from bitroute.cli.options import examples
 from bitroute.errors import ConfigError
 
 app = typer.Typer()  # its commands stand beside those of `cli`
@@ -25,13 +26,8 @@ Since = Annotated[
 ]
 
 
-def _examples(*lines: str) -> str:
-    """The end of a command's help: text whose lines stay as they are."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
-
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "bitroute serve --demo",
         "bitroute serve --high http://127.0.0.1:8000 --low http://127.0.0.1:8001",
         "bitroute serve --high http://127.0.0.1:8000 --low http://127.0.0.1:8001 --router runs/mine/routers/dmr-0 --budget 0.2",
@@ -115,7 +111,7 @@ def _announce(url: str, admin: str) -> None:
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "bitroute export",
         "bitroute export --records postgresql://gateway@db/bitroute --since 2026-01-31 --closed --out week.jsonl",
     )
@@ -146,7 +142,7 @@ def export(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "bitroute estimate --since 2026-01-31",
         "bitroute estimate --policy random --target runs/mine/routers/dmr-0 --budget 0.2",
     )
@@ -192,7 +188,7 @@ keys = typer.Typer(help="API keys of the gateway: make, list and revoke them.", 
 app.add_typer(keys, name="keys")
 
 
-@keys.command(epilog=_examples("bitroute keys add laptop", "bitroute keys add ci --model 'auto*' --requests 600 --budget 5000"))
+@keys.command(epilog=examples("bitroute keys add laptop", "bitroute keys add ci --model 'auto*' --requests 600 --budget 5000"))
 def add(
     name: Annotated[str, typer.Argument(help="What to call it in lists.")],
     model: Annotated[
@@ -217,7 +213,7 @@ def add(
     typer.echo(add_key(open_database(records), name, grant, time.time()))
 
 
-@keys.command("list", epilog=_examples("bitroute keys list"))
+@keys.command("list", epilog=examples("bitroute keys list"))
 def list_(records: Records = RECORDS) -> None:
     """List all keys, oldest first, with what they allow and what they cost today."""
     from bitroute.gateway.auth.keys import list_keys  # noqa: PLC0415
@@ -231,7 +227,7 @@ def list_(records: Records = RECORDS) -> None:
         typer.echo("  ".join((key.prefix, key.name, state, *key.grant.words())))
 
 
-@keys.command(epilog=_examples("bitroute keys revoke 3k9x01ab"))
+@keys.command(epilog=examples("bitroute keys revoke 3k9x01ab"))
 def revoke(
     prefix: Annotated[str, typer.Argument(help="The key's 8 characters after br_, as `bitroute keys list` shows them.")],
     records: Records = RECORDS,

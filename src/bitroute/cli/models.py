@@ -1,0 +1,61 @@
+"""The command that makes a model's low-bit variants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitroute.cli.options import MODEL, Model, examples
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=examples(
+        "bitroute quantize w4g64-gptq w2g128-rtn",
+        "bitroute quantize w8n4g64-rtn --out variants",
+        "bitroute quantize gguf-f16 gguf-q4_0 gguf-w2g128-rtn",
+    ),
+)
+def quantize(
+    schemes: Annotated[
+        list[str],
+        typer.Argument(
+            help="Schemes, e.g. w4g64-gptq, w2g128-rtn, or w8n4g64-rtn: 4 bits nested in 8. For llama.cpp: gguf-f16, "
+            "gguf-q8_0, gguf-q4_0, or gguf-w2g128-rtn (2 to 4 bits to nearest)."
+        ),
+    ],
+    model: Model = MODEL,
+    out: Annotated[Path | None, typer.Option(help="Directory for the variants; by default the model's own.")] = None,
+) -> None:
+    """Write low-bit variants of a model.
+
+    Prints their sizes. Variants in the model's own directory are used by every later run; what is missing is made when a run
+    needs it.
+    """
+    from bitroute.engines import loading as hosting  # noqa: PLC0415
+    from bitroute.envs.alfworld.suite import calibration_batches  # noqa: PLC0415
+    from bitroute.evaluation.tables import align  # noqa: PLC0415
+    from bitroute.quantization.scheme import Scheme  # noqa: PLC0415
+
+    jobs: list[tuple[str, float, Callable[[], Path]]] = []
+    for scheme in schemes:
+        if scheme.startswith("gguf-"):
+            from bitroute.quantization.gguf import GgufScheme, export_gguf  # noqa: PLC0415
+
+            bits = GgufScheme.parse(scheme).bits_per_weight
+            jobs.append((f"{scheme} (all weights)", bits, partial(export_gguf, model, scheme, out or model)))
+        else:
+            bits = Scheme.parse(scheme).bits_per_weight
+            calibration = partial(calibration_batches, model)
+            jobs.append((f"{scheme} (block layers)", bits, partial(hosting.quantize, model, scheme, out or model, calibration)))
+    size = sum(p.stat().st_size for p in model.glob("model*.safetensors"))
+    lines = [("checkpoint (all weights)", "16", f"{size:,}", str(model))]
+    for label, bits, make in jobs:
+        path = make()
+        lines.append((label, f"{bits:g}", f"{path.stat().st_size:,}", str(path)))
+    typer.echo(align(("variant", "bits a weight", "bytes", "file"), lines))

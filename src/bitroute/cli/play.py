@@ -1,0 +1,205 @@
+"""The commands that play episodes with one router: to look at them, and to label their steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from bitroute.cli.options import (
+    MODEL,
+    AlfworldData,
+    Cache,
+    Cores,
+    Low,
+    Model,
+    OwnOut,
+    Seed,
+    SplitName,
+    Steps,
+    Tasks,
+    examples,
+    use_alfworld_data,
+)
+from bitroute.errors import BitrouteError, ConfigError
+
+if TYPE_CHECKING:
+    from bitroute.episode import Episode
+    from bitroute.rollout.workers import Job
+
+app = typer.Typer()
+
+ROUTERS: Final = """\b
+Routers (--router):
+  always:VARIANT            every step at one variant: high, low, or a name such as w2g128-rtn
+  random:SHARE              high with this probability at each step
+  periodic:SHARE            this share of the steps at high, evenly spread
+  first-k:STEPS             the first steps of an episode at high
+  uncertainty:MEASURE[:THRESHOLD]
+                            high where low is unsure of its next action; MEASURE is entropy or margin,
+                            past-entropy or past-margin look at the last action instead, which costs nothing
+  oracle[:THRESHOLD]        high where KL(high || low) of the coming action exceeds the threshold in nats
+  heuristic[:THRESHOLD]     high at signs of trouble (failures, repetition, the goal in sight), weighed by hand, not trained
+  PATH                      a trained router, e.g. runs/router/routers/dmr-0 or runs/router/routers/signals.json
+
+"""
+
+
+@app.command(
+    epilog=examples(
+        "bitroute play --router random:0.3 --tasks 64 --show",
+        "bitroute play --router runs/router/routers/dmr-0 --split unseen --tasks 500",
+        "bitroute play --split official-valid_seen --tasks 140 --alfworld-data ~/alfworld",
+        before=ROUTERS,
+    )
+)
+def play(
+    router: Annotated[str, typer.Option(help="Who picks the precision of each step: see below.")] = "always:high",
+    split: SplitName = "validation",
+    tasks: Tasks = 32,
+    low: Low = "w2g128-rtn",
+    model: Model = MODEL,
+    max_steps: Steps = 30,
+    threshold: Annotated[float | None, typer.Option(help="Threshold of a router that scores; its own by default.")] = None,
+    seed: Seed = 0,
+    cache_mode: Cache = "own",
+    out: OwnOut = None,
+    free: Annotated[bool, typer.Option("--free", help="Let the model write freely, not only admissible commands.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the first episode step by step.")] = False,
+    cores: Cores = None,
+    alfworld_data: AlfworldData = None,
+) -> None:
+    """Play episodes with a router.
+
+    They are stored as traces; success and the share of steps at high precision are printed.
+    """
+    from bitroute.engines.loading import HIGH  # noqa: PLC0415
+    from bitroute.evaluation.statistics import wilson  # noqa: PLC0415
+    from bitroute.rollout.workers import Job  # noqa: PLC0415
+    from bitroute.training.calibration import spent  # noqa: PLC0415
+
+    use_alfworld_data(alfworld_data)
+    job = Job(split, tasks, router, router, seeds=(seed,), threshold=threshold, free=free, max_steps=max_steps)
+    directory, episodes = _record("play", job, model, low, cache_mode, out, cores)
+    played = [e for e in episodes if e.steps]
+    success = wilson(sum(e.success for e in episodes), len(episodes))
+    share = sum(spent(e, (low, HIGH)) for e in played) / max(1, len(played))
+    steps = sum(len(e.steps) for e in episodes) / len(episodes)
+    failures = Counter(e.failure for e in episodes if e.failure)
+    _metrics(
+        directory,
+        episodes=len(episodes),
+        success=success.value,
+        success_interval=[success.low, success.high],
+        share=share,
+        steps=steps,
+        failures=failures,
+    )
+    if show:
+        _show(episodes[0])
+    typer.echo(
+        f"{router} on {split}: success {success.value:.1%} (95 % interval {success.low:.1%} to {success.high:.1%}, "
+        f"n {len(episodes)}), high precision on {share:.1%} of the steps, {steps:.1f} steps an episode"
+    )
+    for failure, count in failures.most_common():
+        typer.echo(f"{count} episodes broke: {failure}")
+    typer.echo(f"traces: {directory / 'traces.jsonl'}")
+
+
+@app.command(epilog=examples("bitroute sensitivity", "bitroute sensitivity --router always:low --tasks 200"))
+def sensitivity(
+    router: Annotated[
+        str, typer.Option(help="Who plays: labels are taken along its trajectories. Routers: bitroute play --help.")
+    ] = "random:0.5",
+    split: SplitName = "router-train",
+    tasks: Tasks = 64,
+    low: Low = "w2g128-rtn",
+    model: Model = MODEL,
+    max_steps: Steps = 30,
+    seed: Seed = 0,
+    cache_mode: Cache = "own",
+    out: OwnOut = None,
+    cores: Cores = None,
+    alfworld_data: AlfworldData = None,
+) -> None:
+    """Label every step with KL(high || low).
+
+    The divergence of the two precisions over the action that the high one takes, in nats. Prints what the labels look like.
+    """
+    from bitroute.evaluation.labels import summarise  # noqa: PLC0415
+    from bitroute.evaluation.tables import align  # noqa: PLC0415
+    from bitroute.rollout.workers import Job  # noqa: PLC0415
+
+    use_alfworld_data(alfworld_data)
+    job = Job(split, tasks, router, router, seeds=(seed,), label=True, max_steps=max_steps)
+    directory, episodes = _record("sensitivity", job, model, low, cache_mode, out, cores)
+    labels = [s.sensitivity for e in episodes for s in e.steps if s.sensitivity]
+    if not labels:
+        raise BitrouteError(f"no step could be labelled: {episodes[0].failure}")
+    summary = summarise(labels)
+    _metrics(directory, episodes=len(episodes), **dataclasses.asdict(summary))
+    typer.echo(
+        f"{summary.steps} steps, KL(high || low) in nats: median {summary.median:.3f}, p90 {summary.p90:.3f}, "
+        f"p99 {summary.p99:.3f}; the top fifth of the steps holds {summary.top_mass:.0%}; "
+        f"low would act otherwise on {summary.disagree:.1%}"
+    )
+    rows = [(v.verb, f"{v.steps}", f"{v.mean:.3f}", f"{v.mass:.1%}", f"{v.disagree:.1%}") for v in summary.verbs]
+    typer.echo(align(("action", "steps", "mean KL", "part of all KL", "low differs"), rows))
+    typer.echo(f"labels: {directory / 'traces.jsonl'}")
+
+
+def _record(
+    kind: str, job: Job, model: Path, low: str, cache_mode: str, out: Path | None, cores: int | None
+) -> tuple[Path, list[Episode]]:
+    """Play one job into its own run directory: the directory and the episodes. Wrong input is refused before it is made."""
+    from bitroute.engines import loading as hosting  # noqa: PLC0415
+    from bitroute.envs.alfworld.suite import calibration_batches, check_tasks, load_player  # noqa: PLC0415
+    from bitroute.nn.tokenizer import Tokenizer  # noqa: PLC0415
+    from bitroute.quantization.scheme import Scheme  # noqa: PLC0415
+    from bitroute.rollout.workers import Hosting, workers  # noqa: PLC0415
+    from bitroute.routers.registry import build_router  # noqa: PLC0415
+    from bitroute.routers.threshold import ThresholdRouter  # noqa: PLC0415
+    from bitroute.store.runs import RunDirectory, digest, directory_for  # noqa: PLC0415
+
+    Scheme.parse(low)
+    check_tasks(job.split, job.count)
+    Tokenizer.load(model)
+    identity = hosting.identity(model)
+    try:
+        router = build_router(job.router, (low, hosting.HIGH), identity)
+    except BitrouteError as error:
+        raise type(error)(f"--router {job.router}: {error}") from error
+    if job.threshold is not None:
+        if not isinstance(router, ThresholdRouter):
+            raise ConfigError(f"--threshold {job.threshold}: router {job.router} does not score steps, it has no threshold")
+        router.set_thresholds(job.threshold)
+    trained = Path(job.router)
+    settings = {
+        "model": str(model),
+        "fingerprint": identity,
+        "low": low,
+        "cache_mode": cache_mode,
+        **dataclasses.asdict(job),
+        "router_file": digest(trained) if trained.exists() else None,
+    }
+    path = out or directory_for(Path("runs") / kind, f"{job.router}-{job.split}", settings)
+    with RunDirectory(path, settings):
+        hosting.quantize(model, low, path / "variants", lambda: calibration_batches(model))
+        host = Hosting(model, (low,), path / "variants", cache_mode, "float32")
+        with workers(load_player, host, cores) as pool:
+            return path, pool.record(job, path / "traces.jsonl", f"{job.router} on {job.split}")
+
+
+def _metrics(directory: Path, **values: Any) -> None:
+    from bitroute.store.files import write_atomic  # noqa: PLC0415
+
+    write_atomic(directory / "metrics.json", json.dumps(values, indent=2) + "\n")
+
+
+def _show(episode: Episode) -> None:
+    for step in episode.steps:
+        typer.echo(f"{step.message}\n  [{step.decision.variant}] > {step.action}\n")
