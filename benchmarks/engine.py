@@ -29,7 +29,8 @@ from bitroute.envs.alfworld import splits
 from bitroute.envs.alfworld.agent import AlfworldAgent
 from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
 from bitroute.episode import Task
-from bitroute.nn.qwen3 import Qwen3, load_model
+from bitroute.nn.checkpoint import load_model
+from bitroute.nn.decoder import Decoder
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.quantization.linear import QuantizedLinear
 from bitroute.quantization.model import materialize
@@ -154,7 +155,7 @@ def main() -> None:
     print(f"generations that were remembered: {memory.hits / (memory.hits + memory.misses):.0%}")
 
 
-def ladder(directory: Path, dtype: torch.dtype) -> dict[str, Qwen3]:
+def ladder(directory: Path, dtype: torch.dtype) -> dict[str, Decoder]:
     """The checkpoint and a quantized variant of it, held densely."""
     high = load_model(directory, torch.float32)
     low = quantize_model(high, Scheme.parse(LOW)).to(dtype)
@@ -162,7 +163,7 @@ def ladder(directory: Path, dtype: torch.dtype) -> dict[str, Qwen3]:
     return {"low": low.eval(), "high": high.to(dtype)}
 
 
-def host(models: dict[str, Qwen3], agent: AlfworldAgent, mode: CacheMode = CacheMode.OWN) -> TorchEngine:
+def host(models: dict[str, Decoder], agent: AlfworldAgent, mode: CacheMode = CacheMode.OWN) -> TorchEngine:
     """An engine of these models."""
     return TorchEngine(models, end_token=agent.tokenizer.end, fingerprint="benchmark", cache_mode=mode)
 

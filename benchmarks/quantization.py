@@ -26,8 +26,9 @@ from bitroute.envs.alfworld import splits
 from bitroute.envs.alfworld.agent import AlfworldAgent
 from bitroute.envs.alfworld.corpus import OBSERVATION_WEIGHT, weigh
 from bitroute.envs.alfworld.demonstrations import demonstrate
+from bitroute.nn.checkpoint import load_model
+from bitroute.nn.decoder import Decoder, sequence_logits
 from bitroute.nn.fingerprint import fingerprint
-from bitroute.nn.qwen3 import Qwen3, load_model, sequence_logits
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.quantization.model import block_linears, memory_bytes, quantized_linears, slice_model
 from bitroute.quantization.quantize import Calibration, quantize_model
@@ -49,13 +50,13 @@ def episodes(agent: AlfworldAgent, split: str, count: int, longest: int) -> list
     return result
 
 
-def action_logprobs(model: Qwen3, tokens: Tensor, action: Tensor) -> Tensor:
+def action_logprobs(model: Decoder, tokens: Tensor, action: Tensor) -> Tensor:
     """Log-probabilities [action tokens, vocabulary] in float64."""
     logits: Tensor = sequence_logits(model, tokens)[0, :-1][action]
     return F.log_softmax(logits.double(), dim=-1)
 
 
-def weight_error(model: Qwen3, variant: Qwen3) -> float:
+def weight_error(model: Decoder, variant: Decoder) -> float:
     """Share of the energy of the block weights that is lost."""
     linears = block_linears(model)
     lost = sum(
@@ -97,7 +98,7 @@ def main() -> None:
     )
     print(f"{'bf16':<18}{16:>7}{dense:>12,}{dense:>12,}{1:>9.3f}{0:>10}{0:>20}{1:>8.4f}{'':>8}")
 
-    def row(name: str, variant: Qwen3, disk: str, seconds: str) -> None:
+    def row(name: str, variant: Decoder, disk: str, seconds: str) -> None:
         divergences, same = [], []
         with torch.inference_mode():
             for p, (tokens, action) in zip(reference, held_out, strict=True):

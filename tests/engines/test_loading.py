@@ -9,8 +9,8 @@ from torch import Tensor
 from bitroute.engines.engine import CacheMode, Sampling
 from bitroute.engines.loading import HIGH, host, identity, quantize, variant_path
 from bitroute.errors import ConfigError, DataError
+from bitroute.nn.checkpoint import load_model
 from bitroute.nn.fingerprint import fingerprint
-from bitroute.nn.qwen3 import load_model
 from bitroute.quantization.model import quantized_linears
 from bitroute.quantization.store import load_variant, read_info
 from support.checkpoint import write_checkpoint

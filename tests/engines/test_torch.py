@@ -17,7 +17,7 @@ from bitroute.engines.engine import CacheMode, Generation, Sampling
 from bitroute.engines.torch import TorchContext, TorchEngine
 from bitroute.episode import Usage
 from bitroute.errors import CapabilityError, ConfigError
-from bitroute.nn.qwen3 import Qwen3
+from bitroute.nn.decoder import Decoder
 from support.networks import TINY, mixed_logprobs, network, plain_generate, plain_logprobs
 
 END = 3
@@ -26,7 +26,7 @@ NETWORKS = {"low": network(1), "high": network(2)}
 BOTH_MODES = pytest.mark.parametrize("mode", list(CacheMode))
 
 
-def engine_of(mode: CacheMode = CacheMode.OWN, models: dict[str, Qwen3] = NETWORKS, end: int = END) -> TorchEngine:
+def engine_of(mode: CacheMode = CacheMode.OWN, models: dict[str, Decoder] = NETWORKS, end: int = END) -> TorchEngine:
     return TorchEngine(models, end_token=end, fingerprint="tiny", cache_mode=mode)
 
 

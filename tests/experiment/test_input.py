@@ -10,7 +10,8 @@ from bitroute.cli.main import main
 from bitroute.errors import ConfigError, DataError
 from bitroute.experiment.config import ExperimentConfig
 from bitroute.experiment.stages import experiment
-from bitroute.nn.qwen3 import Qwen3
+from bitroute.nn.checkpoint import config_json
+from bitroute.nn.decoder import Decoder
 from support.checkpoint import CONFIG, write_checkpoint
 
 
@@ -22,8 +23,8 @@ def test_a_backbone_that_is_missing_or_too_small_is_refused_before_anything_is_w
     small = tmp_path / "small"
     small.mkdir()
     shape = replace(CONFIG, vocab_size=64)
-    (small / "config.json").write_text(json.dumps(shape.to_json(end_token=1, pad_token=0)))
-    save_file({n: p.detach().to(torch.bfloat16) for n, p in Qwen3(shape).named_parameters()}, small / "model.safetensors")
+    (small / "config.json").write_text(json.dumps(config_json(shape, end_token=1, pad_token=0)))
+    save_file({n: p.detach().to(torch.bfloat16) for n, p in Decoder(shape).named_parameters()}, small / "model.safetensors")
     few = ExperimentConfig(model=model, backbone=small)
     message = r"small: has 64 tokens, the tokenizer of .*model 7\d\d"
     with pytest.raises(ConfigError, match=message), experiment(few, tmp_path / "run", 1):

@@ -17,7 +17,8 @@ from bitroute.envs.alfworld.agent import AlfworldAgent
 from bitroute.envs.alfworld.demonstrations import demonstrate
 from bitroute.episode import Message
 from bitroute.errors import ConfigError, DataError
-from bitroute.nn.qwen3 import Qwen3, load_model, sequence_logits
+from bitroute.nn.checkpoint import load_model
+from bitroute.nn.decoder import Decoder, sequence_logits
 from bitroute.nn.tokenizer import CHAT_TEMPLATE, SPECIAL, Tokenizer
 from bitroute.quantization.model import block_linears, materialize, quantized_linears
 from bitroute.quantization.quantize import quantize_model
@@ -166,7 +167,7 @@ def ask(url: str, body: dict[str, Any]) -> Any:
 
 
 @pytest.fixture(scope="module", params=["gguf-f16", "gguf-w2g128-rtn"])
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Qwen3, float]]:
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Decoder, float]]:
     """A llama-server's URL, the same variant in torch, and by how many nats a log-probability may differ.
 
     float16 weights differ from the checkpoint's by at most 2**-11 of themselves; under a 4-bit type llama.cpp also rounds
@@ -184,7 +185,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield url, network, tolerance
 
 
-def test_log_probabilities_are_those_of_the_torch_engine(served: tuple[str, Qwen3, float]) -> None:
+def test_log_probabilities_are_those_of_the_torch_engine(served: tuple[str, Decoder, float]) -> None:
     url, network, tolerance = served
     agent = AlfworldAgent(Tokenizer.load(MODEL))
     episode = demonstrate(splits.task("validation", 1), seed=0, noise=0.1)
@@ -204,7 +205,7 @@ def test_log_probabilities_are_those_of_the_torch_engine(served: tuple[str, Qwen
     assert max(differences) < tolerance
 
 
-def test_text_is_tokenized_and_histories_are_rendered_as_in_training(served: tuple[str, Qwen3, float]) -> None:
+def test_text_is_tokenized_and_histories_are_rendered_as_in_training(served: tuple[str, Decoder, float]) -> None:
     url, _, _ = served
     agent = AlfworldAgent(Tokenizer.load(MODEL))
     episode = demonstrate(splits.task("validation", 2), seed=0, noise=0.1)

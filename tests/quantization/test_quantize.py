@@ -3,14 +3,14 @@ import torch
 from torch import Tensor
 
 from bitroute.errors import ConfigError, DataError
-from bitroute.nn.qwen3 import Qwen3, Qwen3Config, sequence_logits
+from bitroute.nn.decoder import Decoder, DecoderConfig, sequence_logits
 from bitroute.quantization.gptq import Hessian, gptq
 from bitroute.quantization.grid import decode, encode, fit
 from bitroute.quantization.model import quantized_linears
 from bitroute.quantization.quantize import Calibration, quantize_model
 from bitroute.quantization.scheme import Scheme
 
-CONFIG = Qwen3Config(
+CONFIG = DecoderConfig(
     vocab_size=64,
     hidden_size=64,
     intermediate_size=128,
@@ -27,17 +27,17 @@ def tokens(seed: int, rows: int = 8) -> Tensor:
     return torch.randint(0, 12, (rows, 32), generator=torch.Generator().manual_seed(seed))
 
 
-def calibration() -> Calibration[Qwen3]:
+def calibration() -> Calibration[Decoder]:
     return Calibration([tokens(1), tokens(2)], sequence_logits, "twelve random tokens")
 
 
 @pytest.fixture
-def model() -> Qwen3:
+def model() -> Decoder:
     torch.manual_seed(0)
-    return Qwen3(CONFIG).eval()
+    return Decoder(CONFIG).eval()
 
 
-def test_every_block_layer_is_rounded_and_nothing_else(model: Qwen3) -> None:
+def test_every_block_layer_is_rounded_and_nothing_else(model: Decoder) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     variant = quantize_model(model, Scheme(3, 32, "rtn"))
     assert set(quantized_linears(variant)) == {f"model.layers.{i}.{name}" for i in range(2) for name in NAMES}
@@ -49,7 +49,7 @@ def test_every_block_layer_is_rounded_and_nothing_else(model: Qwen3) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_gptq_calibrates_each_layer_on_what_quantized_layers_feed_it(model: Qwen3) -> None:
+def test_gptq_calibrates_each_layer_on_what_quantized_layers_feed_it(model: Decoder) -> None:
     """Layer by layer by hand: the variant's own inputs to a layer give the Hessian that its codes were chosen with."""
     variant = quantize_model(model, Scheme(2, 32, "gptq"), calibration())
     for name in ("model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.o_proj", "model.layers.1.mlp.down_proj"):
@@ -64,7 +64,7 @@ def test_gptq_calibrates_each_layer_on_what_quantized_layers_feed_it(model: Qwen
         assert torch.equal(quantized_linears(variant)[name].codes, expected)
 
 
-def test_gptq_keeps_the_output_closer_than_rounding_to_nearest(model: Qwen3) -> None:
+def test_gptq_keeps_the_output_closer_than_rounding_to_nearest(model: Decoder) -> None:
     held_out = tokens(3)
     with torch.no_grad():
         reference = sequence_logits(model, held_out)
@@ -75,12 +75,12 @@ def test_gptq_keeps_the_output_closer_than_rounding_to_nearest(model: Qwen3) -> 
     assert errors["gptq"] < 0.35 * errors["rtn"]
 
 
-def test_it_is_deterministic(model: Qwen3) -> None:
+def test_it_is_deterministic(model: Decoder) -> None:
     first, second = (quantize_model(model, Scheme(4, 64, "gptq"), calibration()).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_model_that_cannot_be_quantized_so_is_refused_before_any_work(model: Qwen3) -> None:
+def test_a_model_that_cannot_be_quantized_so_is_refused_before_any_work(model: Decoder) -> None:
     with pytest.raises(ConfigError, match="w4g64-gptq: GPTQ needs calibration batches"):
         quantize_model(model, Scheme(4, 64, "gptq"))
     with pytest.raises(
@@ -89,8 +89,8 @@ def test_a_model_that_cannot_be_quantized_so_is_refused_before_any_work(model: Q
         quantize_model(model, Scheme(4, 128, "rtn"))
 
 
-def test_broken_weights_activations_and_calibrations_are_named(model: Qwen3) -> None:
-    silent = Calibration[Qwen3](
+def test_broken_weights_activations_and_calibrations_are_named(model: Decoder) -> None:
+    silent = Calibration[Decoder](
         [tokens(1)], lambda m, batch: m.model.layers[0].mlp(m.model.embed_tokens(batch)), "half a model"
     )
     with pytest.raises(DataError, match=r"self_attn.k_proj: calibration \(half a model\) never runs this layer"):
@@ -106,6 +106,6 @@ def test_broken_weights_activations_and_calibrations_are_named(model: Qwen3) -> 
             quantize_model(model, Scheme(4, 64, "rtn"))
 
 
-def test_no_hook_stays_behind(model: Qwen3) -> None:
+def test_no_hook_stays_behind(model: Decoder) -> None:
     variant = quantize_model(model, Scheme(4, 64, "gptq"), calibration())
     assert not any(module._forward_pre_hooks for m in (model, variant) for module in m.modules())

@@ -14,7 +14,7 @@ from bitroute.engines.torch import TorchEngine
 from bitroute.envs.environment import Environment
 from bitroute.episode import Decision, Episode, Usage, View
 from bitroute.errors import CapabilityError, ConfigError, DataError
-from bitroute.nn.qwen3 import Qwen3, Qwen3Config
+from bitroute.nn.decoder import Decoder, DecoderConfig
 from bitroute.rollout.player import Player, draw_seed, play
 from bitroute.routers.oracle import Oracle
 from bitroute.routers.router import Probe, Router
@@ -37,11 +37,11 @@ def played(player: Player, tasks: Sequence[ToyTask], batch: int = 64, seed: int 
 
 def torch_engine(mode: CacheMode) -> TorchEngine:
     """Two different tiny random networks under one ladder: what they do is arbitrary, but it depends on every cached value."""
-    config = Qwen3Config(len(WORDS), 32, 64, 2, 2, 1, 16, max_position_embeddings=256)
+    config = DecoderConfig(len(WORDS), 32, 64, 2, 2, 1, 16, max_position_embeddings=256)
     models = {}
     for seed, name in enumerate(PAIR):
         torch.manual_seed(seed)
-        models[name] = Qwen3(config).eval()
+        models[name] = Decoder(config).eval()
         torch.nn.init.normal_(models[name].model.embed_tokens.weight, std=1.0)
     return TorchEngine(models, end_token=0, fingerprint="tiny", cache_mode=mode)
 

@@ -14,7 +14,7 @@ import torch
 
 from bitroute.episode import Episode, Message, Signals, View
 from bitroute.errors import ConfigError, DataError
-from bitroute.nn.qwen3 import Qwen3Config
+from bitroute.nn.decoder import DecoderConfig
 from bitroute.rollout.player import Player, play
 from bitroute.routers.encoder import (
     SIGNAL_FEATURES,
@@ -42,7 +42,7 @@ TOKENIZER = toy_tokenizer()
 def make_router(positions: int = 512, use_signals: bool = True, threshold: float = 0.0) -> EncoderRouter:
     """A small network with random weights large enough to matter."""
     torch.manual_seed(0)
-    config = Qwen3Config(TOKENIZER.vocab_size, 32, 64, 2, 2, 1, 16, max_position_embeddings=positions)
+    config = DecoderConfig(TOKENIZER.vocab_size, 32, 64, 2, 2, 1, 16, max_position_embeddings=positions)
     network = EncoderNetwork(config, use_signals=use_signals)
     torch.nn.init.normal_(network.backbone.model.embed_tokens.weight, std=1.0)
     torch.nn.init.normal_(network.signals.weight, std=0.5)
@@ -257,7 +257,7 @@ def test_a_trajectory_marks_decisions_and_actions(episodes: list[Episode]) -> No
 
 def test_with_a_probe_it_also_reads_what_low_would_do(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    config = Qwen3Config(TOKENIZER.vocab_size, 32, 64, 1, 2, 1, 16)
+    config = DecoderConfig(TOKENIZER.vocab_size, 32, 64, 1, 2, 1, 16)
     network = EncoderNetwork(config, use_signals=False, use_probe=True)
     torch.nn.init.normal_(network.signals.weight, std=0.5)
     router = EncoderRouter(network, TOKENIZER, PAIR, model="toy-model")

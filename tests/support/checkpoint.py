@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from bitroute.nn.qwen3 import Qwen3, Qwen3Config
+from bitroute.nn.checkpoint import config_json
+from bitroute.nn.decoder import Decoder, DecoderConfig
 from bitroute.nn.tokenizer import Tokenizer
 
 TOKENIZER = Path(__file__).parents[2] / "models" / "alfworld-agent"
-CONFIG = Qwen3Config(
+CONFIG = DecoderConfig(
     vocab_size=768,
     hidden_size=128,
     intermediate_size=128,
@@ -28,8 +29,8 @@ def write_checkpoint(directory: Path, seed: int = 0) -> Path:
     tokenizer = Tokenizer.load(TOKENIZER)
     tokenizer.save(directory)
     torch.manual_seed(seed)
-    weights = {name: p.detach().to(torch.bfloat16).contiguous() for name, p in Qwen3(CONFIG).named_parameters()}
+    weights = {name: p.detach().to(torch.bfloat16).contiguous() for name, p in Decoder(CONFIG).named_parameters()}
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    config = CONFIG.to_json(end_token=tokenizer.end, pad_token=tokenizer.pad)
+    config = config_json(CONFIG, end_token=tokenizer.end, pad_token=tokenizer.pad)
     (directory / "config.json").write_text(json.dumps(config))
     return directory

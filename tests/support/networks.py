@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 
 from bitroute.engines.constraint import Trie
-from bitroute.nn.qwen3 import Block, Qwen3, Qwen3Config, causal, rotate, sequence_logits
+from bitroute.nn.decoder import Block, Decoder, DecoderConfig, causal, rotate, sequence_logits
 
-TINY = Qwen3Config(
+TINY = DecoderConfig(
     vocab_size=40,
     hidden_size=32,
     intermediate_size=48,
@@ -23,10 +23,10 @@ TINY = Qwen3Config(
 )
 
 
-def network(seed: int, config: Qwen3Config = TINY) -> Qwen3:
+def network(seed: int, config: DecoderConfig = TINY) -> Decoder:
     """A random network in float32: its blocks have a say, and greedy choices do not hang on rounding."""
     torch.manual_seed(seed)
-    model = Qwen3(config).eval()
+    model = Decoder(config).eval()
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(10)
         for block in model.model.layers:
@@ -37,13 +37,13 @@ def network(seed: int, config: Qwen3Config = TINY) -> Qwen3:
     return model
 
 
-def plain_logprobs(model: Qwen3, tokens: Sequence[int]) -> npt.NDArray[np.float64]:
+def plain_logprobs(model: Decoder, tokens: Sequence[int]) -> npt.NDArray[np.float64]:
     """Log-probabilities [len(tokens), vocabulary]; row i predicts what follows token i."""
     with torch.inference_mode():
         return torch.log_softmax(sequence_logits(model, torch.tensor([list(tokens)]))[0].double(), dim=-1).numpy()
 
 
-def plain_generate(model: Qwen3, tokens: Sequence[int], trie: Trie | None, end: int, limit: int) -> list[int]:
+def plain_generate(model: Decoder, tokens: Sequence[int], trie: Trie | None, end: int, limit: int) -> list[int]:
     """Greedy generation, one token and one whole forward pass at a time."""
     new: list[int] = []
     while len(new) < limit and (not new or new[-1] != end):
@@ -54,7 +54,7 @@ def plain_generate(model: Qwen3, tokens: Sequence[int], trie: Trie | None, end: 
     return new
 
 
-def mixed_logprobs(models: Mapping[str, Qwen3], owners: Sequence[str], tokens: Sequence[int]) -> npt.NDArray[np.float64]:
+def mixed_logprobs(models: Mapping[str, Decoder], owners: Sequence[str], tokens: Sequence[int]) -> npt.NDArray[np.float64]:
     """Log-probabilities [tokens, vocabulary] when token i is read by the variant owners[i], all looking at all earlier keys."""
 
     def by_owner(results: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from bitroute.episode import View
 from bitroute.gateway.core.config import GatewayConfig
 from bitroute.gateway.core.values import Call, Endpoint, RoutingDecision, StepContext
-from bitroute.nn.qwen3 import Qwen3Config
+from bitroute.nn.decoder import DecoderConfig
 from bitroute.routers.encoder import EncoderNetwork, EncoderRouter
 from bitroute.routers.signals import FEATURES, SignalsModel
 from support.toy import toy_tokenizer
@@ -32,7 +32,7 @@ def make_encoder(variants: Sequence[str], seed: int = 0, *, use_probe: bool = Fa
     """A small network with random weights large enough to matter."""
     torch.manual_seed(seed)
     tokenizer = toy_tokenizer()
-    config = Qwen3Config(tokenizer.vocab_size, 32, 64, 2, 2, 1, 16, max_position_embeddings=512)
+    config = DecoderConfig(tokenizer.vocab_size, 32, 64, 2, 2, 1, 16, max_position_embeddings=512)
     network = EncoderNetwork(config, use_signals=True, use_probe=use_probe)
     torch.nn.init.normal_(network.backbone.model.embed_tokens.weight, std=1.0)
     torch.nn.init.normal_(network.signals.weight, std=0.5)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bitroute.episode import Decision, Episode, Signals, Step, Task, Usage
 from bitroute.errors import ConfigError, DataError
-from bitroute.nn.qwen3 import Qwen3Config
+from bitroute.nn.decoder import DecoderConfig
 from bitroute.rollout.player import Player, play
 from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, trajectory_logits
 from bitroute.routers.threshold import sigmoid
@@ -42,7 +42,7 @@ STEPS = 4
 
 def make_network(seed: int = 0) -> EncoderNetwork:
     torch.manual_seed(seed)
-    return EncoderNetwork(Qwen3Config(TOKENIZER.vocab_size, 32, 64, 1, 2, 1, 16), use_signals=False)
+    return EncoderNetwork(DecoderConfig(TOKENIZER.vocab_size, 32, 64, 1, 2, 1, 16), use_signals=False)
 
 
 class Toy:

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from bitroute.errors import ConfigError, DataError
-from bitroute.nn.qwen3 import Qwen3, load_model, sequence_logits
+from bitroute.nn.checkpoint import load_model
+from bitroute.nn.decoder import Decoder, sequence_logits
 from bitroute.store import files
 from bitroute.training import language_model
 from bitroute.training.language_model import Recipe, Sequence, batches, train
@@ -51,7 +52,7 @@ def silent(part: int) -> Callable[[int], Sequence]:
     return source
 
 
-def losses(model: Qwen3) -> list[float]:
+def losses(model: Decoder) -> list[float]:
     """Mean cross entropy, nats, of each part of a phrase on sequences that were not trained on."""
     model.eval()
     totals: list[list[float]] = [[], [], []]
@@ -64,7 +65,7 @@ def losses(model: Qwen3) -> list[float]:
     return [sum(t) / len(t) for t in totals]
 
 
-def fit(directory: Path, recipe: Recipe = QUICK, source: Callable[[int], Sequence] = language, **options: Any) -> Qwen3:
+def fit(directory: Path, recipe: Recipe = QUICK, source: Callable[[int], Sequence] = language, **options: Any) -> Decoder:
     return train(TINY, recipe, source, directory, end_token=END, pad_token=PAD, **options)
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from bitroute.episode import Episode
 from bitroute.errors import ConfigError
-from bitroute.nn.qwen3 import Qwen3Config
+from bitroute.nn.decoder import DecoderConfig
 from bitroute.rollout.player import Player, play
 from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, read_episode, trajectory_logits
 from bitroute.routers.rules import Random
@@ -36,7 +36,7 @@ QUICK = SupervisedRecipe(epochs=3, batch=8, rate=5e-3)
 
 def make_network(seed: int = 0) -> EncoderNetwork:
     torch.manual_seed(seed)
-    return EncoderNetwork(Qwen3Config(TOKENIZER.vocab_size, 32, 64, 1, 2, 1, 16), use_signals=False)
+    return EncoderNetwork(DecoderConfig(TOKENIZER.vocab_size, 32, 64, 1, 2, 1, 16), use_signals=False)
 
 
 def labelled(first: int, count: int) -> tuple[list[Episode], list[LabelledTrajectory]]:

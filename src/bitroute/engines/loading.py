@@ -13,8 +13,9 @@ from torch import Tensor
 from bitroute.engines.engine import CacheMode
 from bitroute.engines.torch import TorchEngine
 from bitroute.errors import DataError
+from bitroute.nn.checkpoint import load_model
+from bitroute.nn.decoder import Decoder, sequence_logits
 from bitroute.nn.fingerprint import fingerprint
-from bitroute.nn.qwen3 import Qwen3, load_model, sequence_logits
 from bitroute.quantization.model import materialize
 from bitroute.quantization.quantize import Calibration, quantize_model
 from bitroute.quantization.scheme import Scheme
@@ -78,7 +79,7 @@ def host(
     """
     model = load_model(model_directory, torch.float32)
     name = fingerprint(model.state_dict())
-    ladder: dict[str, Qwen3] = {}
+    ladder: dict[str, Decoder] = {}
     for scheme in schemes:
         variant = load_variant(variant_path(variants, scheme), model, Scheme.parse(scheme).nested).to(dtype)
         materialize(variant, dtype)

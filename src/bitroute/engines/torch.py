@@ -20,8 +20,8 @@ from bitroute.engines.constraint import Trie
 from bitroute.engines.engine import CacheMode, Capability, Generation, Sampling
 from bitroute.episode import Signals, Usage
 from bitroute.errors import CapabilityError, ConfigError
+from bitroute.nn.decoder import Decoder
 from bitroute.nn.kv_cache import Cache, extend_cached
-from bitroute.nn.qwen3 import Qwen3
 
 SHARED = "shared"  # the name of the one cache in CacheMode.SHARED
 
@@ -46,7 +46,7 @@ class TorchEngine:
     capabilities = frozenset({Capability.HANDOFF, Capability.FULL_LOGITS})
 
     def __init__(
-        self, models: Mapping[str, Qwen3], *, end_token: int, fingerprint: str, cache_mode: CacheMode = CacheMode.OWN
+        self, models: Mapping[str, Decoder], *, end_token: int, fingerprint: str, cache_mode: CacheMode = CacheMode.OWN
     ) -> None:
         shapes = {(m.config, m.model.embed_tokens.weight.dtype) for m in models.values()}
         if len(shapes) != 1:

@@ -31,7 +31,7 @@ from bitroute.evaluation.evaluate import evaluate
 from bitroute.evaluation.report import write_report
 from bitroute.evaluation.results import Evaluation, Role, Run
 from bitroute.experiment.config import ExperimentConfig
-from bitroute.nn.qwen3 import load_model
+from bitroute.nn.checkpoint import load_model
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.rollout.workers import Hosting, Job, Workers, workers
 from bitroute.routers.calibrated import Calibrated, save_calibration

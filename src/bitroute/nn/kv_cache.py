@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bitroute.nn.qwen3 import Qwen3, Qwen3Config
+from bitroute.nn.decoder import Decoder, DecoderConfig
 
 SMALLEST = 256  # positions of a cache that has just begun; a full one doubles
 
@@ -23,7 +23,7 @@ class Cache:
 
     __slots__ = ("length", "store")
 
-    def __init__(self, config: Qwen3Config, dtype: torch.dtype) -> None:
+    def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
         self.length = 0
         # [layers, keys and values, 1, kv heads, capacity, head dim]: a layer's keys are one view, ready for attention
         self.store = torch.empty(config.num_hidden_layers, 2, 1, config.num_key_value_heads, 0, config.head_dim, dtype=dtype)
@@ -50,7 +50,7 @@ class Cache:
 
 
 def extend_cached(
-    model: Qwen3, caches: Sequence[Cache], new: Sequence[Sequence[int]], wanted: Sequence[int] | None = None
+    model: Decoder, caches: Sequence[Cache], new: Sequence[Sequence[int]], wanted: Sequence[int] | None = None
 ) -> Tensor:
     """Process the tokens `new[i]` (at least one) after what `caches[i]` holds, and keep them there.
 

@@ -22,8 +22,9 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFWriter, LlamaFileType, TokenType, quants
 
 from bitroute.errors import ConfigError, DataError
+from bitroute.nn.checkpoint import load_model
+from bitroute.nn.decoder import Decoder
 from bitroute.nn.fingerprint import fingerprint
-from bitroute.nn.qwen3 import Qwen3, load_model
 from bitroute.quantization.linear import QuantizedLinear
 from bitroute.quantization.model import block_linears, quantized_linears
 from bitroute.quantization.quantize import quantize_model
@@ -128,7 +129,7 @@ def read_fingerprint(path: Path) -> str:
     return str(field.contents())
 
 
-def _add_shape(writer: GGUFWriter, network: Qwen3) -> None:
+def _add_shape(writer: GGUFWriter, network: Decoder) -> None:
     config = network.config
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -173,7 +174,7 @@ def _add_tokenizer(writer: GGUFWriter, model: Path, size: int) -> None:
     writer.add_chat_template(template)
 
 
-def _add_weights(writer: GGUFWriter, network: Qwen3, form: GgufScheme) -> None:
+def _add_weights(writer: GGUFWriter, network: Decoder, form: GgufScheme) -> None:
     low = block_linears(network)
     grids = quantized_linears(quantize_model(network, form.own)) if form.own else {}
     state = network.state_dict()

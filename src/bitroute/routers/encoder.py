@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from bitroute.episode import Episode, View
 from bitroute.errors import ConfigError, DataError
+from bitroute.nn.decoder import Attend, Decoder, DecoderConfig, causal
 from bitroute.nn.kv_cache import Cache, extend_cached
-from bitroute.nn.qwen3 import Attend, Qwen3, Qwen3Config, causal
 from bitroute.nn.tokenizer import ASSISTANT, END, USER, Tokenizer
 from bitroute.routers.router import Probe
 from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others
@@ -36,9 +36,9 @@ PROBE_FEATURES: Final = 4
 SIGNAL_FEATURES: Final = PAST_FEATURES + DECISION_FEATURES + PROBE_FEATURES
 
 
-def encoder_config(vocab_size: int) -> Qwen3Config:
+def encoder_config(vocab_size: int) -> DecoderConfig:
     """The default network: 0.297 M parameters with a vocabulary of 768."""
-    return Qwen3Config(
+    return DecoderConfig(
         vocab_size=vocab_size,
         hidden_size=96,
         intermediate_size=240,
@@ -52,7 +52,7 @@ def encoder_config(vocab_size: int) -> Qwen3Config:
 class EncoderNetwork(nn.Module):
     """Backbone and head. Scores are logits of "this step needs high precision"."""
 
-    def __init__(self, config: Qwen3Config, *, use_signals: bool, use_probe: bool = False) -> None:
+    def __init__(self, config: DecoderConfig, *, use_signals: bool, use_probe: bool = False) -> None:
         """`use_signals`: read what past generations revealed (a server may not tell); `use_probe`: ask for the low variant's
         next action, too. Past decisions are always known.
         """
@@ -62,7 +62,7 @@ class EncoderNetwork(nn.Module):
         known = [float(use_signals)] * PAST_FEATURES + [1.0] * DECISION_FEATURES + [float(use_probe)] * PROBE_FEATURES
         mask = torch.tensor(known)
         self.register_buffer("mask", mask, persistent=False)
-        self.backbone = Qwen3(config)
+        self.backbone = Decoder(config)
         self.signals = nn.Linear(SIGNAL_FEATURES, config.hidden_size)
         width = config.hidden_size
         self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
@@ -242,7 +242,7 @@ def load_encoder(directory: Path, *, model: str, variants: Sequence[str]) -> Enc
     path = directory / "router.json"
     try:
         meta: dict[str, Any] = json.loads(path.read_text())
-        network = EncoderNetwork(Qwen3Config(**meta["config"]), use_signals=meta["use_signals"], use_probe=meta["use_probe"])
+        network = EncoderNetwork(DecoderConfig(**meta["config"]), use_signals=meta["use_signals"], use_probe=meta["use_probe"])
         state = load_file(directory / "network.safetensors")
         state["backbone.lm_head.weight"] = state["backbone.model.embed_tokens.weight"]
         network.load_state_dict(state)

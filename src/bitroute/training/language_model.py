@@ -24,7 +24,8 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from bitroute.errors import ConfigError, DataError
-from bitroute.nn.qwen3 import Qwen3, Qwen3Config, causal
+from bitroute.nn.checkpoint import config_json
+from bitroute.nn.decoder import Decoder, DecoderConfig, causal
 from bitroute.store.files import write_atomic
 
 
@@ -87,7 +88,7 @@ def batches(sequences: list[Sequence], recipe: Recipe, seed: int) -> Iterator[tu
         yield tokens, weights
 
 
-def weighted_loss(model: Qwen3, tokens: Tensor, weights: Tensor) -> Tensor:
+def weighted_loss(model: Decoder, tokens: Tensor, weights: Tensor) -> Tensor:
     """Mean cross entropy (nats) of tokens[:, 1:] given what precedes them, weighted by weights[:, 1:]."""
     batch, width = tokens.shape
     positions = torch.arange(width).repeat(batch)
@@ -101,7 +102,7 @@ def weighted_loss(model: Qwen3, tokens: Tensor, weights: Tensor) -> Tensor:
 
 
 def train(
-    config: Qwen3Config,
+    config: DecoderConfig,
     recipe: Recipe,
     source: Callable[[int], Sequence],
     directory: Path,
@@ -109,7 +110,7 @@ def train(
     end_token: int,
     pad_token: int,
     checkpoint_every: float = 120.0,
-) -> Qwen3:
+) -> Decoder:
     """Train on source(0), source(1), ... into `directory`; continue there when it holds a checkpoint.
 
     `checkpoint_every` is in seconds. The curve (tokens, loss, rate) goes to `curve.jsonl`, a line every 20 steps. A run that
@@ -119,7 +120,7 @@ def train(
     """
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    run = Run(directory, recipe, Qwen3(config), end_token, pad_token)
+    run = Run(directory, recipe, Decoder(config), end_token, pad_token)
     run.restore()
     run.model.train()
     saved = time.monotonic()
@@ -152,7 +153,7 @@ class Run:
     Muon trains the blocks' matrices, AdamW embeddings and norms.
     """
 
-    def __init__(self, directory: Path, recipe: Recipe, model: Qwen3, end_token: int, pad_token: int) -> None:
+    def __init__(self, directory: Path, recipe: Recipe, model: Decoder, end_token: int, pad_token: int) -> None:
         self.directory, self.recipe, self.model = directory, recipe, model
         self.end_token, self.pad_token = end_token, pad_token
         self.progress = Progress()
@@ -208,7 +209,7 @@ class Run:
         write_atomic(current, to_bytes({name: tensor.contiguous() for name, tensor in state.items()}))
         small = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in weights.items()}
         write_atomic(self.directory / "model.safetensors", to_bytes(small, metadata={"format": "pt"}))
-        config = self.model.config.to_json(end_token=self.end_token, pad_token=self.pad_token)
+        config = config_json(self.model.config, end_token=self.end_token, pad_token=self.pad_token)
         write_atomic(self.directory / "config.json", json.dumps(config, indent=2) + "\n")
         about = {"recipe": asdict(self.recipe), "progress": asdict(self.progress)}
         write_atomic(self.directory / "progress.json", json.dumps(about, indent=2) + "\n")

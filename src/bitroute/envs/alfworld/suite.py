@@ -23,7 +23,7 @@ from bitroute.envs.alfworld.simulator.load import SPLITS as LABELS
 from bitroute.envs.alfworld.simulator.load import find_games, load_split, load_task
 from bitroute.episode import Episode
 from bitroute.errors import ConfigError
-from bitroute.nn.qwen3 import Qwen3Config
+from bitroute.nn.decoder import DecoderConfig
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.rollout.player import Player, play
 from bitroute.rollout.workers import Hosting, Play, Shard
@@ -113,9 +113,9 @@ def calibration_batches(model: Path, count: int = 64) -> tuple[Sequence[Tensor],
     return batches, f"{count} expert episodes of lm-train"
 
 
-def agent_config() -> Qwen3Config:
+def agent_config() -> DecoderConfig:
     """The reference agent's network: 3.3 M parameters, all widths multiples of 256 (what K-quants need)."""
-    return Qwen3Config(
+    return DecoderConfig(
         vocab_size=768,
         hidden_size=256,
         intermediate_size=768,

@@ -1,4 +1,4 @@
-"""A Qwen3 decoder in plain torch: the architecture, and nothing about caches, sampling or text.
+"""A decoder-only Transformer in plain torch: the architecture, and nothing about caches, sampling or text.
 
 Module names are those of the published checkpoints, so a state dict moves between this file and
 `transformers.AutoModelForCausalLM` unchanged. Tokens come packed: one flat row, whatever sequences they belong to; who attends
@@ -9,19 +9,12 @@ keys, rotary positions, SwiGLU, tied embeddings.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the name everybody knows it by)
-
-from bitroute.errors import DataError
 
 # (layer, queries [m, heads, d], keys [n, kv heads, d], values [n, kv heads, d]) -> mixed values [m, heads, d]. All tokens ask
 # (m = n), except in the last layer when the caller wants the hidden states of some rows only.
@@ -29,7 +22,7 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Qwen3Config:
+class DecoderConfig:
     """The fields of a checkpoint's `config.json` that shape the network; the names are that file's."""
 
     vocab_size: int
@@ -44,68 +37,11 @@ class Qwen3Config:
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
 
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        """Read `directory/config.json`. Raises DataError when it is missing, damaged, or describes another architecture."""
-        path = directory / "config.json"
-        try:
-            values = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: cannot read the model configuration ({error})") from error
-        if values.get("model_type") != "qwen3":
-            raise DataError(f"{path}: model_type is {values.get('model_type')!r}; this engine runs 'qwen3'")
-        rope = values.get("rope_parameters") or {}
-        refused = {
-            "rope_parameters": rope.get("rope_type", "default") != "default",
-            "rope_scaling": bool(values.get("rope_scaling")),
-            "attention_bias": bool(values.get("attention_bias")),
-            "use_sliding_window": bool(values.get("use_sliding_window")),
-            "hidden_act": values.get("hidden_act", "silu") != "silu",
-        }
-        if any(refused.values()):
-            field = next(field for field, is_refused in refused.items() if is_refused)
-            raise DataError(f"{path}: {field} is {values[field]!r}; this engine does not compute that")
-        if "rope_theta" in rope:
-            values.setdefault("rope_theta", rope["rope_theta"])
-        fields = dataclasses.fields(cls)
-        missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in values]
-        if missing:
-            raise DataError(f"{path}: lacks {', '.join(missing)}")
-        found = {f.name: values[f.name] for f in fields if f.name in values}
-        for f in fields:
-            value = found.get(f.name, f.default)
-            if f.type == "bool":
-                fits = isinstance(value, bool)
-            else:
-                fits = type(value) in ((int,) if f.type == "int" else (int, float)) and value > 0
-            if not fits:
-                raise DataError(f"{path}: {f.name} is {value!r}, which is no {'' if f.type == 'bool' else 'positive '}{f.type}")
-        config = cls(**found)
-        if config.num_attention_heads % config.num_key_value_heads:
-            raise DataError(f"{path}: num_attention_heads is no multiple of num_key_value_heads")
-        return config
-
-    def to_json(self, *, end_token: int, pad_token: int) -> dict[str, Any]:
-        """The `config.json` that transformers reads."""
-        return dataclasses.asdict(self) | {
-            "architectures": ["Qwen3ForCausalLM"],
-            "model_type": "qwen3",
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "use_sliding_window": False,
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
-            "bos_token_id": None,
-            "eos_token_id": end_token,
-            "pad_token_id": pad_token,
-            "torch_dtype": "bfloat16",
-        }
-
 
 class Attention(nn.Module):
     """Grouped-query attention with RMS-normalised queries and keys and rotary positions."""
 
-    def __init__(self, config: Qwen3Config, layer: int) -> None:
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
         width, heads, kv_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
@@ -134,7 +70,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU."""
 
-    def __init__(self, config: Qwen3Config) -> None:
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
@@ -148,7 +84,7 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each behind a norm and around a residual."""
 
-    def __init__(self, config: Qwen3Config, layer: int) -> None:
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
         self.self_attn = Attention(config, layer)
         self.mlp = FeedForward(config)
@@ -162,23 +98,23 @@ class Block(nn.Module):
         return y
 
 
-class Decoder(nn.Module):
+class Trunk(nn.Module):
     """Embeddings, blocks and the last norm: everything below the head (`model.` in a checkpoint's names)."""
 
-    def __init__(self, config: Qwen3Config) -> None:
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
 
-class Qwen3(nn.Module):
+class Decoder(nn.Module):
     """The language model. `forward` returns hidden states; `logits` turns the rows one needs into logits."""
 
-    def __init__(self, config: Qwen3Config) -> None:
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.model = Decoder(config)
+        self.model = Trunk(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -232,32 +168,8 @@ def causal(batch: int) -> Attend:
     return attend
 
 
-def sequence_logits(model: Qwen3, tokens: Tensor) -> Tensor:
+def sequence_logits(model: Decoder, tokens: Tensor) -> Tensor:
     """Logits [batch, time, vocabulary] of `tokens` [batch, time], causal, without a cache."""
     batch, time = tokens.shape
     positions = torch.arange(time).repeat(batch)
     return model.logits(model(tokens.flatten(), positions, causal(batch))).view(batch, time, -1)
-
-
-def load_model(directory: Path, dtype: torch.dtype = torch.bfloat16) -> Qwen3:
-    """A checkpoint directory (`config.json`, `*.safetensors`) as a model in `dtype`, ready to run.
-
-    Raises DataError naming the file when a part is missing, truncated or of another shape.
-    """
-    model = Qwen3(Qwen3Config.load(directory))
-    paths = sorted(directory.glob("model*.safetensors"))
-    if not paths:
-        raise DataError(f"{directory}: no model*.safetensors here")
-    state: dict[str, Tensor] = {}
-    for path in paths:
-        try:
-            state |= load_file(path)
-        except Exception as error:  # safetensors raises its own SafetensorError, an Exception, for whatever is wrong inside
-            raise DataError(f"{path}: not a readable safetensors file ({error})") from error
-    if model.config.tie_word_embeddings:
-        state.setdefault("lm_head.weight", state.get("model.embed_tokens.weight", torch.empty(0)))
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise DataError(f"{directory}: weights do not fit config.json ({str(error).splitlines()[-1].strip()})") from error
-    return model.to(dtype).eval()

@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import save_file
 
 from bitroute.errors import DataError
-from bitroute.nn.qwen3 import Qwen3, Qwen3Config, load_model, sequence_logits
+from bitroute.nn.checkpoint import config_json, load_model, read_config
+from bitroute.nn.decoder import Decoder, sequence_logits
 from support.networks import TINY, network
 
 
-def save(model: Qwen3, directory: Path) -> Path:
+def save(model: Decoder, directory: Path) -> Path:
     """The checkpoint directory of a network; a tied head is not stored twice."""
     directory.mkdir(exist_ok=True)
-    config = model.config.to_json(end_token=3, pad_token=0)
+    config = config_json(model.config, end_token=3, pad_token=0)
     (directory / "config.json").write_text(json.dumps(config))
     weights = {name: tensor.detach().contiguous() for name, tensor in model.named_parameters()}
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
@@ -72,7 +73,7 @@ def test_wanted_rows_are_those_of_the_whole(checkpoint: Path) -> None:
 
 
 def test_the_configuration_survives_a_round_trip(checkpoint: Path) -> None:
-    assert Qwen3Config.load(checkpoint) == TINY
+    assert read_config(checkpoint) == TINY
 
 
 def test_a_rope_base_under_rope_parameters_is_found(checkpoint: Path) -> None:
@@ -81,10 +82,10 @@ def test_a_rope_base_under_rope_parameters_is_found(checkpoint: Path) -> None:
     del values["rope_theta"]
     values["rope_parameters"]["rope_theta"] = 77.0
     path.write_text(json.dumps(values))
-    assert Qwen3Config.load(checkpoint).rope_theta == 77.0
+    assert read_config(checkpoint).rope_theta == 77.0
     del values["rope_parameters"]
     path.write_text(json.dumps(values))
-    assert Qwen3Config.load(checkpoint).rope_theta == 10_000.0
+    assert read_config(checkpoint).rope_theta == 10_000.0
 
 
 def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
