@@ -37,7 +37,7 @@ from bitroute.nn.tokenizer import Tokenizer
 from bitroute.rollout.branches import branches, summarise
 from bitroute.rollout.player import Player, play
 from bitroute.rollout.workers import Hosting, Job, workers
-from bitroute.routers.encoder import load_encoder
+from bitroute.routers.encoder.router import load_encoder
 from bitroute.store.files import write_atomic
 from bitroute.store.runs import RunDirectory, processor
 from bitroute.store.traces import read_traces

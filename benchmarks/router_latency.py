@@ -30,7 +30,9 @@ from bitroute.gateway.core.config import GatewayConfig
 from bitroute.gateway.core.values import Call, Endpoint, StepContext
 from bitroute.gateway.routing.policy import Policy
 from bitroute.nn.tokenizer import Tokenizer
-from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, encoder_config
+from bitroute.routers.encoder.dataset import Reader
+from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
+from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.routers.signals import FEATURES, SignalsModel
 
 TOKENIZER = Path(__file__).parents[1] / "models" / "alfworld-router"

@@ -22,7 +22,8 @@ from bitroute.nn.tokenizer import Tokenizer
 from bitroute.quantization.scheme import Scheme
 from bitroute.rollout import workers as workers_module
 from bitroute.rollout.workers import Hosting, Play, Shard, Workers
-from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, encoder_config
+from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
+from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.routers.registry import REGISTRY
 from bitroute.store.traces import read_traces
 from support.checkpoint import CONFIG

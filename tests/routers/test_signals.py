@@ -11,9 +11,9 @@ from bitroute.episode import Episode, Message, Signals, View
 from bitroute.errors import ConfigError, DataError
 from bitroute.rollout.player import Player, play
 from bitroute.routers import signals
-from bitroute.routers.encoder import views_of
 from bitroute.routers.rules import Random
 from bitroute.routers.signals import FEATURES, FeatureState, SignalsModel, SignalsRouter, features, fit
+from bitroute.routers.views import views_of
 from support.engine import FakeEngine
 from support.toy import ToyAgent, ToyEnvironment, toy_task
 

@@ -12,7 +12,8 @@ from bitroute.episode import View
 from bitroute.gateway.core.config import GatewayConfig
 from bitroute.gateway.core.values import Call, Endpoint, RoutingDecision, StepContext
 from bitroute.nn.decoder import DecoderConfig
-from bitroute.routers.encoder import EncoderNetwork, EncoderRouter
+from bitroute.routers.encoder.network import EncoderNetwork
+from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.routers.signals import FEATURES, SignalsModel
 from support.toy import toy_tokenizer
 

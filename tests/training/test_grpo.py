@@ -17,7 +17,9 @@ from bitroute.episode import Decision, Episode, Signals, Step, Task, Usage
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.decoder import DecoderConfig
 from bitroute.rollout.player import Player, play
-from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, trajectory_logits
+from bitroute.routers.encoder.dataset import Reader, trajectory_logits
+from bitroute.routers.encoder.network import EncoderNetwork
+from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.routers.threshold import sigmoid
 from bitroute.training.calibration import spent
 from bitroute.training.grpo import (

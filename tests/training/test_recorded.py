@@ -12,8 +12,10 @@ from bitroute.episode import Decision, Episode, Step, Usage, View
 from bitroute.errors import ConfigError, DataError
 from bitroute.gateway.routing.loading import load_router
 from bitroute.rollout.player import Player, play
-from bitroute.routers.encoder import Reader, load_encoder, read_episode, views_of
+from bitroute.routers.encoder.dataset import Reader, read_episode
+from bitroute.routers.encoder.router import load_encoder
 from bitroute.routers.rules import Random
+from bitroute.routers.views import views_of
 from bitroute.store.traces import TraceWriter, read_traces
 from bitroute.training.recorded import high_of, label, label_all, lessons, split, train
 from support.checkpoint import write_checkpoint

@@ -14,7 +14,9 @@ from bitroute.episode import Episode
 from bitroute.errors import ConfigError
 from bitroute.nn.decoder import DecoderConfig
 from bitroute.rollout.player import Player, play
-from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, read_episode, trajectory_logits
+from bitroute.routers.encoder.dataset import Reader, read_episode, trajectory_logits
+from bitroute.routers.encoder.network import EncoderNetwork
+from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.routers.rules import Random
 from bitroute.training.supervised import (
     LabelledTrajectory,

@@ -53,7 +53,7 @@ def train_lm(
     from bitroute.envs.alfworld.agent import AlfworldAgent  # noqa: PLC0415
     from bitroute.envs.alfworld.suite import agent_config, official_tasks  # noqa: PLC0415
     from bitroute.nn.tokenizer import Tokenizer  # noqa: PLC0415
-    from bitroute.routers.encoder import encoder_config  # noqa: PLC0415
+    from bitroute.routers.encoder.network import encoder_config  # noqa: PLC0415
     from bitroute.store.files import write_atomic  # noqa: PLC0415
     from bitroute.store.runs import provenance  # noqa: PLC0415
     from bitroute.training import language_model  # noqa: PLC0415

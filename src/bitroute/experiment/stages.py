@@ -35,8 +35,11 @@ from bitroute.nn.checkpoint import load_model
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.rollout.workers import Hosting, Job, Workers, workers
 from bitroute.routers.calibrated import Calibrated, save_calibration
-from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, encoder_config, load_encoder, read_episode, views_of
+from bitroute.routers.encoder.dataset import Reader, read_episode
+from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
+from bitroute.routers.encoder.router import EncoderRouter, load_encoder
 from bitroute.routers.signals import SignalsRouter, features, fit
+from bitroute.routers.views import views_of
 from bitroute.store.runs import RunDirectory
 from bitroute.store.traces import read_traces
 from bitroute.training.calibration import calibrate

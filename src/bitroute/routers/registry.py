@@ -81,7 +81,7 @@ def build_router(spec: str, variants: Sequence[str], model: str) -> Router:
 
 def _load(path: Path, variants: Sequence[str], model: str) -> Router:
     if path.is_dir():
-        from bitroute.routers.encoder import load_encoder  # noqa: PLC0415  (torch is an extra)
+        from bitroute.routers.encoder.router import load_encoder  # noqa: PLC0415  (torch is an extra)
 
         return load_encoder(path, model=model, variants=variants)
     return SignalsRouter(SignalsModel.load(path, model=model, variants=variants))

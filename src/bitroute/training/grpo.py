@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 from bitroute.episode import Episode, Task
 from bitroute.errors import ConfigError, DataError
-from bitroute.routers.encoder import EncoderNetwork, Reader, Trajectory, read_episode, trajectory_logits, unique
+from bitroute.routers.encoder.dataset import Reader, Trajectory, read_episode, trajectory_logits
+from bitroute.routers.encoder.network import EncoderNetwork, unique
 from bitroute.store.files import write_atomic
 from bitroute.training.calibration import spent
 

@@ -27,8 +27,11 @@ from bitroute.errors import ConfigError, DataError
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.quantization.scheme import Scheme
 from bitroute.routers.calibrated import Calibrated, save_calibration
-from bitroute.routers.encoder import EncoderNetwork, EncoderRouter, Reader, Trajectory, encoder_config, read_episode, views_of
+from bitroute.routers.encoder.dataset import Reader, Trajectory, read_episode
+from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
+from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.routers.signals import Floats, SignalsRouter, features, fit
+from bitroute.routers.views import views_of
 from bitroute.store.runs import RunDirectory, digest
 from bitroute.store.traces import TraceWriter, read_traces
 from bitroute.training.supervised import LabelledTrajectory, SupervisedRecipe, predict, train_supervised

@@ -20,7 +20,8 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from bitroute.errors import ConfigError
-from bitroute.routers.encoder import EncoderNetwork, Trajectory, pad, trajectory_logits
+from bitroute.routers.encoder.dataset import Trajectory, pad, trajectory_logits
+from bitroute.routers.encoder.network import EncoderNetwork
 
 Floats = npt.NDArray[np.float64]
 

@@ -25,7 +25,8 @@ from bitroute.gateway.core.config import GatewayConfig
 from bitroute.gateway.records.tables import episodes, open_database, steps
 from bitroute.rollout.client import Client, Played
 from bitroute.routers.calibrated import load_calibration, threshold_for
-from bitroute.routers.encoder import EncoderRouter, load_encoder, views_of
+from bitroute.routers.encoder.router import EncoderRouter, load_encoder
+from bitroute.routers.views import views_of
 from bitroute.store.traces import read_traces
 from support.clients import failures
 from support.gateway import Running, threaded

@@ -21,12 +21,13 @@ from bitroute.gateway.core.values import GatewayError, Outcome, RoutingDecision
 from bitroute.gateway.routing.policy import Policy, RouteRequest
 from bitroute.rollout.player import Player, play
 from bitroute.routers.calibrated import Calibrated, save_calibration
-from bitroute.routers.encoder import EncoderRouter, load_encoder, views_of
+from bitroute.routers.encoder.router import EncoderRouter, load_encoder
 from bitroute.routers.heuristic import Heuristic
 from bitroute.routers.router import Router
 from bitroute.routers.rules import FirstK, Periodic, Random
 from bitroute.routers.signals import SignalsModel, SignalsRouter, features
 from bitroute.routers.threshold import ThresholdRouter
+from bitroute.routers.views import views_of
 from support.engine import FakeEngine
 from support.routing import call, place, routing, save_encoder, save_signals
 from support.toy import ToyAgent, ToyEnvironment, toy_task

@@ -130,7 +130,8 @@ def _prepare_encoder(router: Router) -> None:
     """One thread: others serve requests. No memory of texts: each comes once an episode, and is kept as keys and values."""
     import torch  # noqa: PLC0415  (torch is an extra, and slow to import)
 
-    from bitroute.routers.encoder import EncoderRouter, Reader  # noqa: PLC0415
+    from bitroute.routers.encoder.dataset import Reader  # noqa: PLC0415
+    from bitroute.routers.encoder.router import EncoderRouter  # noqa: PLC0415
 
     torch.set_num_threads(1)
     if isinstance(router, EncoderRouter):

@@ -12,112 +12,22 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
 
-from bitroute.episode import Episode, View
+from bitroute.episode import View
 from bitroute.errors import ConfigError, DataError
-from bitroute.nn.decoder import Attend, Decoder, DecoderConfig, causal
+from bitroute.nn.decoder import DecoderConfig
 from bitroute.nn.kv_cache import Cache, extend_cached
-from bitroute.nn.tokenizer import ASSISTANT, END, USER, Tokenizer
+from bitroute.nn.tokenizer import Tokenizer
+from bitroute.routers.encoder.dataset import Reader
+from bitroute.routers.encoder.network import EncoderNetwork, signal_features, unique
 from bitroute.routers.router import Probe
 from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others
 from bitroute.store.files import write_atomic
-
-# What past log-probabilities, past decisions and the probe say of a step, in this order (`signal_features`).
-PAST_FEATURES: Final = 6
-DECISION_FEATURES: Final = 2
-PROBE_FEATURES: Final = 4
-SIGNAL_FEATURES: Final = PAST_FEATURES + DECISION_FEATURES + PROBE_FEATURES
-
-
-def encoder_config(vocab_size: int) -> DecoderConfig:
-    """The default network: 0.297 M parameters with a vocabulary of 768."""
-    return DecoderConfig(
-        vocab_size=vocab_size,
-        hidden_size=96,
-        intermediate_size=240,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        num_key_value_heads=3,
-        head_dim=32,
-    )
-
-
-class EncoderNetwork(nn.Module):
-    """Backbone and head. Scores are logits of "this step needs high precision"."""
-
-    def __init__(self, config: DecoderConfig, *, use_signals: bool, use_probe: bool = False) -> None:
-        """`use_signals`: read what past generations revealed (a server may not tell); `use_probe`: ask for the low variant's
-        next action, too. Past decisions are always known.
-        """
-        super().__init__()
-        self.use_signals, self.use_probe = use_signals, use_probe
-        self.mask: Tensor
-        known = [float(use_signals)] * PAST_FEATURES + [1.0] * DECISION_FEATURES + [float(use_probe)] * PROBE_FEATURES
-        mask = torch.tensor(known)
-        self.register_buffer("mask", mask, persistent=False)
-        self.backbone = Decoder(config)
-        self.signals = nn.Linear(SIGNAL_FEATURES, config.hidden_size)
-        width = config.hidden_size
-        self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
-        nn.init.zeros_(self.signals.weight)
-        nn.init.zeros_(self.signals.bias)
-
-    def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """Hidden states [n, hidden] of packed tokens [n]."""
-        hidden: Tensor = self.backbone(tokens, positions, attend)
-        return hidden
-
-    def score(self, hidden: Tensor, signals: Tensor) -> Tensor:
-        """Logits [n] from hidden states at decisions [n, hidden] and signal features [n, SIGNAL_FEATURES]."""
-        logits: Tensor = self.head(hidden + self.signals(signals * self.mask)).squeeze(-1)
-        return logits
-
-
-def signal_features(view: View, high: str) -> list[float]:
-    """What the last generated action and the episode so far revealed, then what the probe says of the coming action.
-
-    Zeros where nothing is known.
-    """
-    probe = view.probe
-    last = view.signals[-1] if view.signals else None
-    known = [s for s in view.signals if s is not None]
-    return [
-        1.0 if last else 0.0,
-        sum(last.entropy) if last else 0.0,
-        1.0 - min(last.margin, default=1.0) if last else 0.0,
-        max(-4.0, sum(last.constrained)) if last else 0.0,
-        max(-8.0, sum(last.logprobs)) / 4 if last else 0.0,
-        sum(sum(s.entropy) for s in known) / max(1, len(known)),
-        1.0 if view.variants and view.variants[-1] == high else 0.0,
-        min(len(view.actions), 50) / 10,
-        1.0 if probe else 0.0,
-        sum(probe.entropy) if probe else 0.0,
-        1.0 - min(probe.margin, default=1.0) if probe else 0.0,
-        max(-4.0, sum(probe.constrained)) if probe else 0.0,
-    ]
-
-
-class Reader:
-    """Chat text as the network's tokens: each message ends where an action begins, each action with its end token."""
-
-    def __init__(self, tokenizer: Tokenizer, remember: int = 65536) -> None:
-        """`remember` texts of each kind are kept with their tokens: training reads the same ones again and again."""
-        self.tokenizer = tokenizer
-        self.message = lru_cache(maxsize=remember)(self._message)
-        self.action = lru_cache(maxsize=remember)(self._action)
-
-    def _message(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(USER + text + ASSISTANT))
-
-    def _action(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text + END))
 
 
 @dataclass(slots=True, eq=False)
@@ -229,11 +139,6 @@ class EncoderRouter(ThresholdRouter):
         write_atomic(directory / "router.json", (json.dumps(meta, indent=2) + "\n").encode())
 
 
-def unique(network: EncoderNetwork) -> dict[str, Tensor]:
-    """The state without the tied head, which is the embedding again."""
-    return {n: t.contiguous() for n, t in network.state_dict().items() if n != "backbone.lm_head.weight"}
-
-
 def load_encoder(directory: Path, *, model: str, variants: Sequence[str]) -> EncoderRouter:
     """Read what `save` wrote, for the language model with fingerprint `model` and its ladder `variants`.
 
@@ -255,65 +160,3 @@ def load_encoder(directory: Path, *, model: str, variants: Sequence[str]) -> Enc
     if tokenizer.vocab_size > network.backbone.config.vocab_size:
         raise DataError(f"{directory}: tokenizer.json has more tokens than the network; it belongs to another router")
     return EncoderRouter(network, tokenizer, ladder, thresholds, model=model)
-
-
-@dataclass(frozen=True, slots=True)
-class Trajectory:
-    """A played episode as the network's training input: all its tokens, and where decisions were taken."""
-
-    tokens: list[int]
-    decisions: list[int]  # positions of the tokens before which an action began, one per step
-    signals: list[list[float]]  # [steps, SIGNAL_FEATURES]
-    actions: list[int] = field(default_factory=list)  # positions of action tokens (for the auxiliary loss)
-
-
-def pad(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Rows of token ids as one tensor [rows, longest], filled up with zeros (padding follows, so causal attention never sees
-    it).
-    """
-    width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-
-
-def trajectory_logits(network: EncoderNetwork, batch: Sequence[Trajectory]) -> tuple[Tensor, Tensor]:
-    """The scores of all decisions of a batch, one after the other [decisions], and hidden states [episodes, longest,
-    hidden].
-    """
-    tokens = pad([t.tokens for t in batch])
-    rows, width = tokens.shape
-    hidden = network(tokens.flatten(), torch.arange(width).repeat(rows), causal(rows)).view(rows, width, -1)
-    index = torch.tensor([(row, at) for row, t in enumerate(batch) for at in t.decisions])
-    signals = torch.tensor([s for t in batch for s in t.signals])
-    return network.score(hidden[index[:, 0], index[:, 1]], signals), hidden
-
-
-def read_episode(reader: Reader, episode: Episode, high: str) -> Trajectory:
-    """The tokens that a router would have read by the episode's last decision, and its last action."""
-    tokens: list[int] = []
-    decisions: list[int] = []
-    signals: list[list[float]] = []
-    actions: list[int] = []
-    for step, view in zip(episode.steps, views_of(episode), strict=True):
-        tokens += reader.message(step.message)
-        decisions.append(len(tokens) - 1)
-        signals.append(signal_features(view, high))
-        action = reader.action(step.action)
-        actions += range(len(tokens), len(tokens) + len(action))
-        tokens += action
-    return Trajectory(tokens, decisions, signals, actions)
-
-
-def views_of(episode: Episode) -> list[View]:
-    """What the router saw before each step of a stored episode; a label tells what a probe would have seen."""
-    steps = episode.steps
-    probes = [s.probe or (s.sensitivity.low if s.sensitivity else None) for s in steps]
-    return [
-        View(
-            tuple(s.message for s in steps[: t + 1]),
-            tuple(s.action for s in steps[:t]),
-            tuple(s.decision.variant for s in steps[:t]),
-            tuple(s.signals for s in steps[:t]),
-            probes[t],
-        )
-        for t in range(len(steps))
-    ]

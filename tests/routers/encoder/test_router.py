@@ -16,22 +16,14 @@ from bitroute.episode import Episode, Message, Signals, View
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.decoder import DecoderConfig
 from bitroute.rollout.player import Player, play
-from bitroute.routers.encoder import (
-    SIGNAL_FEATURES,
-    EncoderNetwork,
-    EncoderRouter,
-    Reader,
-    Reading,
-    encoder_config,
-    load_encoder,
-    read_episode,
-    trajectory_logits,
-    views_of,
-)
+from bitroute.routers.encoder.dataset import Reader, read_episode, trajectory_logits
+from bitroute.routers.encoder.network import SIGNAL_FEATURES, EncoderNetwork, encoder_config
+from bitroute.routers.encoder.router import EncoderRouter, Reading, load_encoder
 from bitroute.routers.registry import build_router
 from bitroute.routers.router import Probe
 from bitroute.routers.rules import Random
 from bitroute.routers.threshold import Scored
+from bitroute.routers.views import views_of
 from support.engine import FakeEngine
 from support.toy import ToyAgent, ToyEnvironment, toy_task, toy_tokenizer
 

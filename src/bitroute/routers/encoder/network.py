@@ -1,0 +1,94 @@
+"""The encoder's network: a small causal Transformer over the trajectory's text, and a head that scores decisions.
+
+It knows tokens, positions and the numbers that stand beside a decision (`signal_features`): what past generations revealed,
+past decisions, and the probe. It knows no text: `dataset` turns episodes into its tokens, `router` keeps its caches.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from bitroute.episode import View
+from bitroute.nn.decoder import Attend, Decoder, DecoderConfig
+
+# What past log-probabilities, past decisions and the probe say of a step, in this order (`signal_features`).
+PAST_FEATURES: Final = 6
+DECISION_FEATURES: Final = 2
+PROBE_FEATURES: Final = 4
+SIGNAL_FEATURES: Final = PAST_FEATURES + DECISION_FEATURES + PROBE_FEATURES
+
+
+def encoder_config(vocab_size: int) -> DecoderConfig:
+    """The default network: 0.297 M parameters with a vocabulary of 768."""
+    return DecoderConfig(
+        vocab_size=vocab_size,
+        hidden_size=96,
+        intermediate_size=240,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=3,
+        head_dim=32,
+    )
+
+
+class EncoderNetwork(nn.Module):
+    """Backbone and head. Scores are logits of "this step needs high precision"."""
+
+    def __init__(self, config: DecoderConfig, *, use_signals: bool, use_probe: bool = False) -> None:
+        """`use_signals`: read what past generations revealed (a server may not tell); `use_probe`: ask for the low variant's
+        next action, too. Past decisions are always known.
+        """
+        super().__init__()
+        self.use_signals, self.use_probe = use_signals, use_probe
+        self.mask: Tensor
+        known = [float(use_signals)] * PAST_FEATURES + [1.0] * DECISION_FEATURES + [float(use_probe)] * PROBE_FEATURES
+        mask = torch.tensor(known)
+        self.register_buffer("mask", mask, persistent=False)
+        self.backbone = Decoder(config)
+        self.signals = nn.Linear(SIGNAL_FEATURES, config.hidden_size)
+        width = config.hidden_size
+        self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+        nn.init.zeros_(self.signals.weight)
+        nn.init.zeros_(self.signals.bias)
+
+    def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Hidden states [n, hidden] of packed tokens [n]."""
+        hidden: Tensor = self.backbone(tokens, positions, attend)
+        return hidden
+
+    def score(self, hidden: Tensor, signals: Tensor) -> Tensor:
+        """Logits [n] from hidden states at decisions [n, hidden] and signal features [n, SIGNAL_FEATURES]."""
+        logits: Tensor = self.head(hidden + self.signals(signals * self.mask)).squeeze(-1)
+        return logits
+
+
+def signal_features(view: View, high: str) -> list[float]:
+    """What the last generated action and the episode so far revealed, then what the probe says of the coming action.
+
+    Zeros where nothing is known.
+    """
+    probe = view.probe
+    last = view.signals[-1] if view.signals else None
+    known = [s for s in view.signals if s is not None]
+    return [
+        1.0 if last else 0.0,
+        sum(last.entropy) if last else 0.0,
+        1.0 - min(last.margin, default=1.0) if last else 0.0,
+        max(-4.0, sum(last.constrained)) if last else 0.0,
+        max(-8.0, sum(last.logprobs)) / 4 if last else 0.0,
+        sum(sum(s.entropy) for s in known) / max(1, len(known)),
+        1.0 if view.variants and view.variants[-1] == high else 0.0,
+        min(len(view.actions), 50) / 10,
+        1.0 if probe else 0.0,
+        sum(probe.entropy) if probe else 0.0,
+        1.0 - min(probe.margin, default=1.0) if probe else 0.0,
+        max(-4.0, sum(probe.constrained)) if probe else 0.0,
+    ]
+
+
+def unique(network: EncoderNetwork) -> dict[str, Tensor]:
+    """The state without the tied head, which is the embedding again."""
+    return {n: t.contiguous() for n, t in network.state_dict().items() if n != "backbone.lm_head.weight"}
