@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from bitroute.cli.options import MODEL
-from bitroute.engines.caching import MemoEngine
+from bitroute.engines.caching import CachingEngine
 from bitroute.engines.loading import HIGH, host, quantize
 from bitroute.engines.sensitivity import exact_divergence
 from bitroute.envs.alfworld.agent import AlfworldAgent
@@ -138,7 +138,7 @@ def credit(config: ExperimentConfig, out: Path, tasks: int) -> None:
     """
     agent = AlfworldAgent(Tokenizer.load(config.model))
     quantize(config.model, config.low, out / "variants", lambda: calibration_batches(config.model))
-    engine = MemoEngine(host(config.model, (config.low,), out / "variants", end_token=agent.tokenizer.end))
+    engine = CachingEngine(host(config.model, (config.low,), out / "variants", end_token=agent.tokenizer.end))
     router = load_encoder(out / "method/routers/kl-st-0", model=engine.fingerprint, variants=engine.ladder)
     router.sample = True
     player = Player(AlfworldEnvironment, agent, engine, router, max_steps=config.max_steps)

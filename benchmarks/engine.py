@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitroute.engines.caching import MemoEngine
+from bitroute.engines.caching import CachingEngine
 from bitroute.engines.engine import CacheMode, Engine
 from bitroute.engines.torch import TorchEngine
 from bitroute.envs.alfworld import splits
@@ -91,7 +91,7 @@ def peak(dtype: torch.dtype) -> float:
     return max(rates)
 
 
-def measure(engine: Engine, agent: AlfworldAgent, router: Router, tasks: Sequence[Task], batch: int) -> Run:
+def measure(engine: Engine[Any], agent: AlfworldAgent, router: Router, tasks: Sequence[Task], batch: int) -> Run:
     """Play all tasks with one policy."""
     player = Player(AlfworldEnvironment, agent, engine, router)
     start = time.process_time()
@@ -146,7 +146,7 @@ def main() -> None:
     routers: list[Router] = [Always(engine.ladder, variant) for variant in engine.ladder]
     routers += [Periodic(engine.ladder, 0.3), *(Random(engine.ladder, p) for p in (0.2, 0.4, 0.6))]
     print(f"\ntorch.bfloat16, cache mode own, {len(routers)} policies on the same {len(tasks)} games, one after the other")
-    plain, memory = host(models, agent), MemoEngine(host(models, agent))
+    plain, memory = host(models, agent), CachingEngine(host(models, agent))
     for hosted, name in ((plain, "without memory"), (memory, "with memory")):
         runs = [measure(hosted, agent, router, tasks, BATCH) for router in routers]
         rates = ", ".join(f"{run.steps / run.seconds:.0f}" for run in runs)

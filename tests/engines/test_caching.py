@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitroute.engines.caching import MemoContext, MemoEngine
+from bitroute.engines.caching import CachingContext, CachingEngine
 from bitroute.engines.constraint import Trie
 from bitroute.engines.engine import CacheMode, Generation, Sampling
 from bitroute.engines.torch import TorchContext, TorchEngine
@@ -26,7 +26,7 @@ def torch_engine(mode: CacheMode = CacheMode.OWN) -> TorchEngine:
     return TorchEngine(NETWORKS, end_token=END, fingerprint="tiny", cache_mode=mode)
 
 
-def told(engine: MemoEngine, tokens: list[int], seed: int = 0) -> MemoContext:
+def told(engine: CachingEngine, tokens: list[int], seed: int = 0) -> CachingContext:
     context = engine.open(seed)
     engine.extend(context, tokens)
     return context
@@ -47,7 +47,7 @@ OPERATIONS = st.lists(
 @given(OPERATIONS, st.integers(0, 3))
 def test_random_operations_give_the_same_with_and_without_memory(operations: list[tuple[str, int, str]], capacity: int) -> None:
     plain = torch_engine()
-    memory = MemoEngine(torch_engine(), capacity=10**capacity)
+    memory = CachingEngine(torch_engine(), capacity=10**capacity)
     pairs = [(plain.open(), memory.open())]
     for operation, size, variant in [("extend", 3, ""), *operations]:
         left, right = pairs[size % len(pairs)]
@@ -100,7 +100,7 @@ class Counting(TorchEngine):
 
 
 def test_a_state_that_comes_back_is_not_computed_again() -> None:
-    engine = MemoEngine(inner := Counting())
+    engine = CachingEngine(inner := Counting())
     contexts = [told(engine, [20, 21]) for _ in range(5)]
     first = engine.generate(contexts, ["high"] * 5, [TRIE] * 5, SHORT)
     assert (inner.calls, engine.misses, engine.hits) == ([1], 1, 4)
@@ -110,7 +110,7 @@ def test_a_state_that_comes_back_is_not_computed_again() -> None:
 
 
 def test_another_variant_sampling_or_constraint_is_another_state() -> None:
-    engine = MemoEngine(inner := Counting())
+    engine = CachingEngine(inner := Counting())
 
     def generate(variant: str = "high", trie: Trie | None = TRIE, sampling: Sampling = SHORT) -> tuple[int, ...]:
         return engine.generate([told(engine, [20, 21])], [variant], [trie], sampling)[0].tokens
@@ -126,7 +126,7 @@ def test_another_variant_sampling_or_constraint_is_another_state() -> None:
 
 
 def test_the_seed_of_a_context_is_part_of_the_state_where_tokens_are_sampled() -> None:
-    engine = MemoEngine(inner := Counting())
+    engine = CachingEngine(inner := Counting())
 
     def generate(sampling: Sampling) -> list[tuple[int, ...]]:
         contexts = [told(engine, [20, 21], seed) for seed in range(6)]
@@ -141,14 +141,14 @@ def test_the_seed_of_a_context_is_part_of_the_state_where_tokens_are_sampled() -
 
 
 def test_two_constraints_on_one_state_in_one_batch_are_told_apart() -> None:
-    engine = MemoEngine(torch_engine())
+    engine = CachingEngine(torch_engine())
     tries = [Trie.of([[5, END]]), Trie.of([[6, END]]), Trie.of([[5, END]])]
     found = engine.generate([told(engine, [20, 21]) for _ in tries], ["low"] * 3, tries, SHORT)
     assert [g.tokens[0] for g in found] == [5, 6, 5]
 
 
 def test_only_the_most_recent_are_kept() -> None:
-    engine = MemoEngine(inner := Counting(), capacity=2)
+    engine = CachingEngine(inner := Counting(), capacity=2)
     for last in (20, 21, 20, 22, 20, 21):  # 21 is the least recently used when 22 comes
         engine.generate([told(engine, [last])], ["low"], [TRIE], SHORT)
     assert len(inner.calls) == 4
@@ -157,7 +157,7 @@ def test_only_the_most_recent_are_kept() -> None:
 
 def test_a_shared_cache_is_refused_and_an_unknown_variant_named() -> None:
     with pytest.raises(ConfigError, match="cache mode 'own'"):
-        MemoEngine(torch_engine(CacheMode.SHARED))
-    engine = MemoEngine(torch_engine())
+        CachingEngine(torch_engine(CacheMode.SHARED))
+    engine = CachingEngine(torch_engine())
     with pytest.raises(CapabilityError, match="unknown variant 'middle'"):
         engine.generate([told(engine, [20])], ["middle"], [None], SHORT)

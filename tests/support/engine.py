@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitroute.engines.constraint import Trie
-from bitroute.engines.engine import CacheMode, Capability, Generation, Sampling
+from bitroute.engines.engine import CacheMode, Generation, Sampling
 from bitroute.episode import Signals, Usage
 from bitroute.errors import CapabilityError
 from support.toy import ASSISTANT, COLOURS, END, USER, WORDS
@@ -35,7 +35,6 @@ class FakeEngine:
     would change what is played, and tests would see it.
     """
 
-    capabilities = frozenset({Capability.HANDOFF, Capability.FULL_LOGITS})
     fingerprint = "toy-model"
 
     def __init__(
@@ -64,6 +63,9 @@ class FakeEngine:
     def extend(self, context: FakeContext, tokens: Sequence[int]) -> None:
         assert not context.closed
         context.tokens.extend(tokens)
+
+    def length(self, context: FakeContext) -> int:
+        return len(context.tokens)
 
     def fork(self, context: FakeContext) -> FakeContext:
         assert not context.closed

@@ -27,7 +27,7 @@ Key = tuple[str, Sampling, int, bytes]
 
 
 @dataclass(slots=True, eq=False)
-class MemoContext:
+class CachingContext:
     """An episode's tokens; what each variant's cache would hold of them; and the engine's own context, once it has one.
 
     The first `synced` tokens of `inner` are the first of `tokens`.
@@ -41,7 +41,7 @@ class MemoContext:
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class StoredGeneration:
     """A generation, and what was allowed at each of its tokens: under the same tokens allowed it comes out again."""
 
     generation: Generation
@@ -52,43 +52,47 @@ class Remembered:
         return self.allowed == allowed_along(trie, self.generation.tokens)
 
 
-class MemoEngine:
+class CachingEngine:
     """An engine before `engine` (with a cache per variant) that asks it only for what it has not generated before.
 
     The `capacity` most recently used generations are kept (about 1 KB each). `hits` counts those that cost nothing. Raises
     ConfigError when `engine` shares one cache: there the past variants are part of the state.
     """
 
-    def __init__(self, engine: Engine, capacity: int = 200_000) -> None:
+    def __init__(self, engine: Engine[Any], capacity: int = 200_000) -> None:
         if engine.cache_mode is not CacheMode.OWN:
             raise ConfigError("memory of generations: needs an engine with a cache per variant (cache mode 'own')")
         self.engine, self.capacity = engine, capacity
-        self.ladder, self.capabilities = engine.ladder, engine.capabilities
+        self.ladder = engine.ladder
         self.cache_mode: CacheMode = engine.cache_mode
         self.max_length, self.fingerprint = engine.max_length, engine.fingerprint
         self.hits = self.misses = 0
-        self._memory: dict[Key, Remembered] = {}
+        self._memory: dict[Key, StoredGeneration] = {}
 
-    def open(self, seed: int = 0) -> MemoContext:
+    def open(self, seed: int = 0) -> CachingContext:
         """A new, empty context; `seed` is that of its sampled tokens."""
-        return MemoContext(seed, cached=dict.fromkeys(self.ladder, 0))
+        return CachingContext(seed, cached=dict.fromkeys(self.ladder, 0))
 
-    def extend(self, context: MemoContext, tokens: Sequence[int]) -> None:
+    def extend(self, context: CachingContext, tokens: Sequence[int]) -> None:
         """Append prompt tokens."""
         context.tokens.extend(tokens)
 
-    def fork(self, context: MemoContext) -> MemoContext:
+    def length(self, context: CachingContext) -> int:
+        """How many tokens the context holds."""
+        return len(context.tokens)
+
+    def fork(self, context: CachingContext) -> CachingContext:
         """An independent copy of a context."""
         inner = None if context.inner is None else self.engine.fork(context.inner)
-        return MemoContext(context.seed, list(context.tokens), dict(context.cached), inner, context.synced)
+        return CachingContext(context.seed, list(context.tokens), dict(context.cached), inner, context.synced)
 
-    def rollback(self, context: MemoContext, length: int) -> None:
+    def rollback(self, context: CachingContext, length: int) -> None:
         """Shorten a context to its first `length` tokens."""
         del context.tokens[length:]
         context.cached = {variant: min(cached, length) for variant, cached in context.cached.items()}
         context.synced = min(context.synced, length)
 
-    def close(self, context: MemoContext) -> None:
+    def close(self, context: CachingContext) -> None:
         """Give the engine's context back. This one must not be used again."""
         if context.inner is not None:
             self.engine.close(context.inner)
@@ -96,7 +100,7 @@ class MemoEngine:
 
     def generate(
         self,
-        contexts: Sequence[MemoContext],
+        contexts: Sequence[CachingContext],
         variants: Sequence[str],
         constraints: Sequence[Trie | None],
         sampling: Sampling,
@@ -144,7 +148,7 @@ class MemoEngine:
         ]
 
     def score(
-        self, contexts: Sequence[MemoContext], continuations: Sequence[Sequence[int]], variant: str
+        self, contexts: Sequence[CachingContext], continuations: Sequence[Sequence[int]], variant: str
     ) -> list[npt.NDArray[np.float32]]:
         """As the engine's own `score`; nothing is remembered."""
         rows = self.engine.score([self._sync(c) for c in contexts], continuations, variant)
@@ -160,13 +164,13 @@ class MemoEngine:
         return found.generation
 
     def _remember(self, key: Key, generation: Generation, trie: Trie | None) -> None:
-        self._memory[key] = Remembered(generation, allowed_along(trie, generation.tokens))
+        self._memory[key] = StoredGeneration(generation, allowed_along(trie, generation.tokens))
         while len(self._memory) > self.capacity:
             del self._memory[next(iter(self._memory))]
 
     def _compute(
         self,
-        contexts: Sequence[MemoContext],
+        contexts: Sequence[CachingContext],
         variants: Sequence[str],
         constraints: Sequence[Trie | None],
         sampling: Sampling,
@@ -174,7 +178,7 @@ class MemoEngine:
         """What the engine generates; these contexts stay without it."""
         return self.engine.generate([self._sync(c) for c in contexts], variants, constraints, sampling) if contexts else []
 
-    def _sync(self, context: MemoContext) -> Any:
+    def _sync(self, context: CachingContext) -> Any:
         """The engine's context, with the same tokens."""
         if context.inner is None:
             context.inner = self.engine.open(context.seed)
@@ -184,7 +188,7 @@ class MemoEngine:
         return context.inner
 
     @staticmethod
-    def _apply(context: MemoContext, variant: str, generation: Generation) -> Generation:
+    def _apply(context: CachingContext, variant: str, generation: Generation) -> Generation:
         """Append a generation to a context, and count what it would have cost there."""
         length = len(context.tokens)
         cached = min(context.cached[variant], length - 1)

@@ -8,20 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from bitroute.engines.constraint import Trie
 from bitroute.episode import Signals, Usage
-
-
-class Capability(StrEnum):
-    """What callers may ask of an engine; a call beyond the declared ones raises CapabilityError."""
-
-    HANDOFF = "handoff"  # a KV cache can be continued by another variant
-    FULL_LOGITS = "full-logits"
 
 
 class CacheMode(StrEnum):
@@ -50,32 +43,35 @@ class Generation:
     usage: Usage
 
 
-class Context(Protocol):
-    """The token history of one episode with its KV state. Opaque to everybody but its engine."""
-
-    tokens: list[int]
+C = TypeVar("C")  # what an engine keeps of one episode: its tokens and their KV state; opaque to everybody else
 
 
-class Engine(Protocol):
-    """Hosts `ladder`, the variants of one model, cheapest first (the last one is the reference, 'high')."""
+class Engine(Protocol[C]):
+    """Hosts `ladder`, the variants of one model, cheapest first (the last one is the reference, 'high').
+
+    `generate` and `score` raise CapabilityError for a variant that is not hosted.
+    """
 
     ladder: tuple[str, ...]
-    capabilities: frozenset[Capability]
     cache_mode: CacheMode
     max_length: int  # positions of a context
     fingerprint: str  # of the model's weights: caches and routers of another model are refused by it
 
-    def open(self, seed: int = 0) -> Any:
+    def open(self, seed: int = 0) -> C:
         """A new, empty context; `seed` is that of its sampled tokens."""
         ...
 
-    def extend(self, context: Any, tokens: Sequence[int]) -> None:
+    def extend(self, context: C, tokens: Sequence[int]) -> None:
         """Append prompt tokens. Nothing is computed before a variant generates or scores: it then prefills what it lacks."""
+        ...
+
+    def length(self, context: C) -> int:
+        """How many tokens the context holds, those that no variant has read yet included."""
         ...
 
     def generate(
         self,
-        contexts: Sequence[Any],
+        contexts: Sequence[C],
         variants: Sequence[str],
         constraints: Sequence[Trie | None],
         sampling: Sampling,
@@ -84,20 +80,20 @@ class Engine(Protocol):
         ...
 
     def score(
-        self, contexts: Sequence[Any], continuations: Sequence[Sequence[int]], variant: str
+        self, contexts: Sequence[C], continuations: Sequence[Sequence[int]], variant: str
     ) -> list[npt.NDArray[np.float32]]:
         """Teacher-force `continuations` after each context: raw log-probabilities [tokens, vocabulary] (row i predicts
         token i). The contexts' tokens stay as they were (the prefill of missing prompt tokens is kept in the cache)."""
         ...
 
-    def fork(self, context: Any) -> Any:
+    def fork(self, context: C) -> C:
         """An independent copy of a context, KV state included."""
         ...
 
-    def rollback(self, context: Any, length: int) -> None:
+    def rollback(self, context: C, length: int) -> None:
         """Shorten a context to its first `length` tokens; the KV state of those is kept."""
         ...
 
-    def close(self, context: Any) -> None:
+    def close(self, context: C) -> None:
         """Give the context's memory back."""
         ...

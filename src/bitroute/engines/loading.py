@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from bitroute.engines.engine import CacheMode
+from bitroute.engines.spec import EngineSpec
 from bitroute.engines.torch import TorchEngine
 from bitroute.errors import DataError
 from bitroute.nn.checkpoint import load_model
 from bitroute.nn.decoder import Decoder, sequence_logits
+from bitroute.nn.device import pick_device, pick_dtype
 from bitroute.nn.fingerprint import fingerprint
 from bitroute.quantization.model import materialize
 from bitroute.quantization.quantize import Calibration, quantize_model
@@ -62,6 +64,27 @@ def quantize(model_directory: Path, scheme: str, out: Path, calibration: Callabl
     return path
 
 
+def load_torch(spec: EngineSpec, end_token: int) -> TorchEngine:
+    """An engine with the ladder of `spec`: quantized variants read from `spec.variants`, and the checkpoint on top.
+
+    A nested scheme stands for its slice (`w8n4g64-rtn` runs at 4 bits). Weights are read from low-bit storage and held a second
+    time in the spec's dtype, so that play runs at the speed of dense products whatever the width; what a variant really
+    occupies is reported by `quantization`. Raises DataError when a file is missing, damaged or another model's, CapabilityError
+    when the device is not there.
+    """
+    device = pick_device(spec.device)
+    model = load_model(spec.model, torch.float32)
+    dtype = pick_dtype(spec.dtype, device, model.config.hidden_size, model.config.intermediate_size)
+    name = fingerprint(model.state_dict())
+    ladder: dict[str, Decoder] = {}
+    for scheme in spec.schemes:
+        variant = load_variant(variant_path(spec.variants, scheme), model, Scheme.parse(scheme).nested).to(device, dtype)
+        materialize(variant, dtype)
+        ladder[scheme] = variant.eval()
+    ladder[spec.high] = model.to(device, dtype).eval()
+    return TorchEngine(ladder, end_token=end_token, fingerprint=name, cache_mode=spec.cache_mode)
+
+
 def host(
     model_directory: Path,
     schemes: Sequence[str],
@@ -71,18 +94,9 @@ def host(
     cache_mode: CacheMode = CacheMode.OWN,
     dtype: torch.dtype = torch.float32,
 ) -> TorchEngine:
-    """An engine with the ladder `schemes` (cheapest first), quantized variants read from `variants`, and the checkpoint on top.
-
-    A nested scheme stands for its slice (`w8n4g64-rtn` runs at 4 bits). Weights are read from low-bit storage and held a second
-    time in `dtype`, so that play runs at the speed of dense products whatever the width; what a variant really occupies is
-    reported by `quantization`. Raises DataError when a file is missing, damaged or another model's.
-    """
-    model = load_model(model_directory, torch.float32)
-    name = fingerprint(model.state_dict())
-    ladder: dict[str, Decoder] = {}
-    for scheme in schemes:
-        variant = load_variant(variant_path(variants, scheme), model, Scheme.parse(scheme).nested).to(dtype)
-        materialize(variant, dtype)
-        ladder[scheme] = variant.eval()
-    ladder[HIGH] = model.to(dtype).eval()
-    return TorchEngine(ladder, end_token=end_token, fingerprint=name, cache_mode=cache_mode)
+    """As `load_torch`, on the processor."""
+    name = str(dtype).removeprefix("torch.")
+    spec = EngineSpec(
+        model=model_directory, schemes=tuple(schemes), variants=variants, cache_mode=cache_mode, device="cpu", dtype=name
+    )
+    return load_torch(spec, end_token)

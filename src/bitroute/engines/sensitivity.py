@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bitroute.engines.constraint import Trie
-from bitroute.engines.engine import CacheMode, Engine, Generation, Sampling
+from bitroute.engines.engine import C, CacheMode, Engine, Generation, Sampling
 from bitroute.episode import Sensitivity
 
 Floats = npt.NDArray[np.float64]
@@ -47,14 +46,14 @@ def step_divergences(high: npt.NDArray[np.float32], low: npt.NDArray[np.float32]
 
 
 @contextmanager
-def isolated(engine: Engine, contexts: Sequence[Any]) -> Iterator[Sequence[Any]]:
+def isolated(engine: Engine[C], contexts: Sequence[C]) -> Iterator[Sequence[C]]:
     """Contexts to try something on: afterwards the given ones are as before.
 
     With a cache per variant they are used themselves and shortened again: what a variant prefilled meanwhile is its own and
     stays. With a shared cache forks are used, since one variant's pass would change what the next one reads.
     """
     if engine.cache_mode is CacheMode.OWN:
-        lengths = [len(c.tokens) for c in contexts]
+        lengths = [engine.length(c) for c in contexts]
         try:
             yield contexts
         finally:
@@ -70,7 +69,7 @@ def isolated(engine: Engine, contexts: Sequence[Any]) -> Iterator[Sequence[Any]]
 
 
 def measure(
-    engine: Engine, contexts: Sequence[Any], constraints: Sequence[Trie | None], parse: Callable[[Sequence[int]], str]
+    engine: Engine[C], contexts: Sequence[C], constraints: Sequence[Trie | None], parse: Callable[[Sequence[int]], str]
 ) -> list[Sensitivity]:
     """One label per context, which stays as it was: greedy actions of both variants, then both distributions along high's."""
     low, high = engine.ladder[0], engine.ladder[-1]
@@ -105,7 +104,7 @@ def measure(
     return labels
 
 
-def exact_divergence(engine: Engine, context: Any, completions: Sequence[Sequence[int]]) -> float:
+def exact_divergence(engine: Engine[C], context: C, completions: Sequence[Sequence[int]]) -> float:
     """KL(high || low) of the distributions over whole admissible actions: the reference for the greedy-path label.
 
     By the chain rule it is the expected sum of the divergences at the choices along high's actions, of which `kl_sum` is the

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from bitroute.engines.constraint import Trie
-from bitroute.engines.engine import CacheMode, Capability, Generation, Sampling
+from bitroute.engines.engine import CacheMode, Generation, Sampling
 from bitroute.episode import Signals, Usage
 from bitroute.errors import CapabilityError, ConfigError
 from bitroute.nn.decoder import Decoder
@@ -43,8 +43,6 @@ class TorchEngine:
     a sum depends on the batch, and a near-tie may fall the other way.
     """
 
-    capabilities = frozenset({Capability.HANDOFF, Capability.FULL_LOGITS})
-
     def __init__(
         self, models: Mapping[str, Decoder], *, end_token: int, fingerprint: str, cache_mode: CacheMode = CacheMode.OWN
     ) -> None:
@@ -67,6 +65,10 @@ class TorchEngine:
     def extend(self, context: TorchContext, tokens: Sequence[int]) -> None:
         """Append prompt tokens; they are prefilled by whichever variant generates or scores next."""
         context.tokens.extend(tokens)
+
+    def length(self, context: TorchContext) -> int:
+        """How many tokens the context holds."""
+        return len(context.tokens)
 
     def fork(self, context: TorchContext) -> TorchContext:
         """An independent copy of a context, KV state included."""

@@ -68,7 +68,7 @@ class Player:
 
     environment: Callable[[], Environment[Any]]
     agent: Agent
-    engine: Engine
+    engine: Engine[Any]
     router: Router
     max_steps: int = 50
     sampling: Sampling = field(default_factory=Sampling)
@@ -183,7 +183,7 @@ class Player:
             kept = variant == self.engine.ladder[0]
             if context is running.context:
                 if not kept:
-                    length = len(context.tokens) - len(generation.tokens)
+                    length = self.engine.length(context) - len(generation.tokens)
                     self.engine.rollback(context, length)
                     running.read[generation.usage.variant] = min(running.read[generation.usage.variant], length)
             elif kept:
@@ -275,7 +275,7 @@ class Player:
         self.engine.extend(running.context, prompt)
         running.view = replace(running.view, messages=(*running.view.messages, message))
         room = self.engine.max_length - self.sampling.max_tokens
-        if len(running.context.tokens) > room:
+        if self.engine.length(running.context) > room:
             running.fail("engine", f"the episode outgrew the model's {self.engine.max_length} positions")
 
 

@@ -44,7 +44,7 @@ GROUP: Final = 16  # episodes that are labelled together
 HELD: Final = 5  # one in so many groups of episodes is held out
 
 
-def label(engine: Engine, agent: Agent, episodes: Sequence[Episode], high: str) -> list[Episode]:
+def label(engine: Engine[Any], agent: Agent, episodes: Sequence[Episode], high: str) -> list[Episode]:
     """The episodes with a label on every step, in order. `high` is what the traces call the high variant.
 
     An episode ends before the step that the engine has no room for; what is empty then is left out.
@@ -57,7 +57,7 @@ def label(engine: Engine, agent: Agent, episodes: Sequence[Episode], high: str) 
         for index in [i for i, end in ends.items() if end > number]:
             step, context = episodes[index].steps[number], contexts[index]
             prompt = agent.prompt(step.message, first=number == 0)
-            if len(context.tokens) + len(prompt) + max(LONGEST, len(agent.completion(step.action))) > engine.max_length:
+            if engine.length(context) + len(prompt) + max(LONGEST, len(agent.completion(step.action))) > engine.max_length:
                 ends[index] = number
                 continue
             engine.extend(context, prompt)
@@ -83,7 +83,9 @@ def label(engine: Engine, agent: Agent, episodes: Sequence[Episode], high: str) 
     ]
 
 
-def _actions(engine: Engine, agent: Agent, contexts: Sequence[Any], steps: Sequence[Any], high: str) -> list[Sequence[int]]:
+def _actions(
+    engine: Engine[Any], agent: Agent, contexts: Sequence[Any], steps: Sequence[Any], high: str
+) -> list[Sequence[int]]:
     """High's action at each step: the recorded one where it is high's."""
     actions = {i: agent.completion(step.action) for i, step in enumerate(steps) if step.decision.variant == high}
     other = [i for i in range(len(steps)) if i not in actions]
@@ -190,7 +192,7 @@ def high_of(episodes: Sequence[Episode], given: str | None) -> str:
     raise ConfigError(f"the traces hold the variants {', '.join(sorted(names)) or 'none'}: say which is the high one by --high")
 
 
-def label_all(engine: Engine, agent: Agent, episodes: Sequence[Episode], high: str, path: Path) -> list[Episode]:
+def label_all(engine: Engine[Any], agent: Agent, episodes: Sequence[Episode], high: str, path: Path) -> list[Episode]:
     """Label into a trace file, group by group; what it holds already is not done again."""
     done = list(read_traces(path)) if path.exists() else []
     known = {episode.task_id for episode in done}

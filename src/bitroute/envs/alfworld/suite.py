@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bitroute.engines.caching import MemoEngine
+from bitroute.engines.caching import CachingEngine
 from bitroute.engines.engine import CacheMode, Engine
 from bitroute.engines.loading import host
 from bitroute.envs.alfworld import splits
@@ -84,7 +85,7 @@ def load_player(hosting: Hosting) -> Play:
         cache_mode=CacheMode(hosting.cache_mode),
         dtype=getattr(torch, hosting.dtype),
     )
-    engine: Engine = MemoEngine(hosted) if hosted.cache_mode is CacheMode.OWN else hosted
+    engine: Engine[Any] = CachingEngine(hosted) if hosted.cache_mode is CacheMode.OWN else hosted
 
     def run(shard: Shard) -> list[Episode]:
         job = shard.job

@@ -1,0 +1,57 @@
+"""What a process loads to host the variants of one model. A value: nothing is imported, read or checked here but names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bitroute.engines.engine import CacheMode
+from bitroute.errors import ConfigError
+
+DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """A model, its ladder, and how it is computed.
+
+    `kind` is the engine's name in engines/registry.py and `model` the checkpoint's directory. `schemes` name the quantized
+    variants, cheapest first, which lie in `variants`; `high` is what the checkpoint as it is stored is called. `device` is
+    `auto` (cuda, else mps, else cpu), `cpu`, `cuda`, `cuda:N` or `mps`. `dtype`, one of DTYPES, is that of products and caches;
+    `auto` picks float32 or bfloat16, whichever is measured to be faster. Raises ConfigError for a dtype or a form of device
+    that nobody knows, and for a ladder that names a variant twice.
+    """
+
+    model: Path
+    schemes: tuple[str, ...]
+    variants: Path
+    kind: str = "torch"
+    high: str = "bf16"
+    cache_mode: CacheMode = CacheMode.OWN
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        check_dtype(self.dtype)
+        if len(set(self.ladder)) < len(self.ladder):
+            raise ConfigError(f"engine: a variant is named twice in {', '.join(self.ladder)}")
+
+    @property
+    def ladder(self) -> tuple[str, ...]:
+        """The names of all variants, cheapest first; the last one is the checkpoint's."""
+        return (*self.schemes, self.high)
+
+
+def check_device(device: str) -> None:
+    """Raise ConfigError unless `device` has a known form; whether this machine has it is found out where it is used."""
+    kind, colon, number = device.partition(":")
+    if device not in ("auto", "cpu", "cuda", "mps") and not (kind == "cuda" and colon and number.isdecimal()):
+        raise ConfigError(f"unknown device {device!r}; want auto, cpu, cuda, cuda:N or mps")
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise ConfigError unless `dtype` is one of DTYPES."""
+    if dtype not in DTYPES:
+        raise ConfigError(f"unknown dtype {dtype!r}; want {', '.join(DTYPES)}")
