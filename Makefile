@@ -1,10 +1,18 @@
 # Everything a newcomer needs: `make demo`, `make serve`, `make test`. A virtual environment is made in .venv; nothing else is touched.
+# Versions come from constraints.txt. On Linux, PyPI's torch is a CUDA build of some gigabytes; without an NVIDIA GPU, give the address
+# of PyTorch's index of CPU builds (pytorch.org names it): PIP_EXTRA_INDEX_URL=... make demo
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= auto
+CONSTRAINTS ?= --constraint constraints.txt
 
-.PHONY: demo serve test check bench install install-serve install-dev clean
+EXTRAS-demo := torch,report
+EXTRAS-serve := torch,report,gateway,serve-demo
+EXTRAS-dev := torch,report,gateway,postgresql,redis,telemetry,serve-demo,dev
+EXTRAS-official := alfworld
+
+.PHONY: demo serve test test-latest check bench constraints install install-serve install-dev install-official clean
 
 demo: install
 	$(BIN)/bitroute demo
@@ -15,10 +23,17 @@ serve: install-serve
 test: install-dev check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
+# The newest versions that pyproject.toml allows, as a user of `pip install` gets them: drift shows here first.
+test-latest:
+	rm -rf .venv-latest
+	$(MAKE) test VENV=.venv-latest CONSTRAINTS=
+
 check: install-dev
 	$(BIN)/ruff format --check src tests benchmarks scripts examples
 	$(BIN)/ruff check src tests benchmarks scripts examples
 	$(BIN)/mypy
+	$(BIN)/deptry src
+	$(BIN)/deptry tests benchmarks scripts examples --ignore DEP002,DEP004
 
 bench: install-dev
 	$(BIN)/python benchmarks/alfworld_speed.py
@@ -26,22 +41,26 @@ bench: install-dev
 	$(BIN)/python benchmarks/quantization.py models/alfworld-agent
 	$(BIN)/python benchmarks/alfworld.py
 
-install: $(VENV)/installed
+# Pins every package of every extra, for all platforms. What is pinned stays where it may; FLAGS=--upgrade takes the newest.
+constraints: $(BIN)/uv
+	$(BIN)/uv pip compile --quiet --universal --all-extras --no-annotate --custom-compile-command 'make constraints' $(FLAGS) \
+		--output-file constraints.txt pyproject.toml
+
+install: $(VENV)/installed-demo
 install-serve: $(VENV)/installed-serve
 install-dev: $(VENV)/installed-dev
+# The publisher's own ALFWorld engine: it builds from source, in minutes, and needs a compiler.
+install-official: $(VENV)/installed-official
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable '.[$(EXTRAS-$*)]'
+	touch $@
+
+$(BIN)/uv: | $(BIN)/python
+	$(BIN)/pip install --quiet $(CONSTRAINTS) uv
+
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[torch,report]'
-	touch $@
-
-$(VENV)/installed-serve: $(VENV)/installed
-	$(BIN)/pip install --quiet --editable '.[torch,report,gateway,serve-demo]'
-	touch $@
-
-$(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install --quiet --editable '.[torch,report,gateway,postgresql,redis,telemetry,serve-demo,dev]'
-	touch $@
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-latest runs .mypy_cache .pytest_cache .ruff_cache
