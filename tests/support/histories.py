@@ -35,7 +35,7 @@ def caller(
     return Caller(scope, session, "x-session-id" if explicit else "opening", explicit, step, retry)
 
 
-def ruling(variant: str = "low", score: float = 0.25) -> RoutingDecision:
+def routing(variant: str = "low", score: float = 0.25) -> RoutingDecision:
     """A decision for a variant."""
     return RoutingDecision(Decision(variant, score, "router", 0.5), variant, "signals@1", threshold=0.5, budget=0.3)
 
@@ -57,9 +57,9 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("it waits")
 
 
-def standing(place: StepContext) -> tuple[str, int, tuple[str, ...]]:
+def standing(context: StepContext) -> tuple[str, int, tuple[str, ...]]:
     """What tests compare most: episode, step, variants of the past."""
-    return place.episode, place.step, place.view.variants
+    return context.episode, context.step, context.view.variants
 
 
 def history(pairs: Sequence[str]) -> list[str]:

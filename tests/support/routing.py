@@ -46,7 +46,7 @@ def save_encoder(directory: Path, variants: Sequence[str], seed: int = 0, *, use
     return directory
 
 
-def routing(ladder: Sequence[str] = ("low", "high"), **fields: Any) -> GatewayConfig:
+def routing_config(ladder: Sequence[str] = ("low", "high"), **fields: Any) -> GatewayConfig:
     """A configuration of which only the ladder and `routing` matter."""
     variants = [{"name": name, "urls": [f"http://127.0.0.1:{9000 + i}"]} for i, name in enumerate(ladder)]
     return GatewayConfig.of({"variants": variants, "routing": fields}, "test")
@@ -57,6 +57,6 @@ def call(*tools: str) -> Call:
     return Call(Endpoint.CHAT, "auto", False, {}, (), tools, False, b"")
 
 
-def place(view: View, episode: str = "e", seed: int = 0, retried: RoutingDecision | None = None) -> StepContext:
+def context(view: View, episode: str = "e", seed: int = 0, retried: RoutingDecision | None = None) -> StepContext:
     """Before the view's next step of an episode."""
     return StepContext("s", "header", episode, len(view.actions), view, seed, not view.actions, retried=retried)

@@ -46,7 +46,7 @@ def call(turns: Sequence[Turn], body: bytes = b"") -> Call:
     return Call(Endpoint.CHAT, "auto", False, {}, tuple(turns), (), False, (body or chain(turns))[:16])
 
 
-def ruling(variant: str = "low", **options: Any) -> RoutingDecision:
+def routing(variant: str = "low", **options: Any) -> RoutingDecision:
     decision = Decision(variant, options.pop("score", 0.25), options.pop("reason", "signals"), options.pop("propensity", 1.0))
     return RoutingDecision(decision, options.pop("intended", variant), options.pop("policy", "signals@1"), **options)
 
@@ -90,11 +90,11 @@ class Play:
         **options: Any,
     ) -> float:
         """The request's cost. Without an action it fails, and its message may be asked again."""
-        ruled = ruled or ruling()
+        ruled = ruled or routing()
         told = turn("user", message)
         view = View((*self.messages, message), tuple(self.actions), tuple(self.variants), (None,) * len(self.actions))
         history = [*self.turns, told]
-        place = StepContext(
+        context = StepContext(
             self.caller.session,
             self.caller.source,
             self.episode,
@@ -111,7 +111,7 @@ class Play:
         )
         self.opened = False
         done = outcome(action, **{"variant": ruled.decision.variant if action is not None else None} | options)
-        cost = self.recorder.step(self.caller, call(history), place, ruled, done)
+        cost = self.recorder.step(self.caller, call(history), context, ruled, done)
         if action is not None:
             self.turns = [*history, turn("assistant", action)]
             self.messages.append(message)

@@ -137,7 +137,7 @@ def export(
     typer.echo(f"{done.form}: {out}; {done.episodes} episodes, {done.closed} with an outcome, {done.steps} steps")
     if done.form == "features":
         typer.echo("no text was stored (serve --store-content): only signals routers can be trained from features")
-    for reason, count in done.left.most_common():
+    for reason, count in done.skipped.most_common():
         typer.echo(f"{count} episodes left out: {reason}")
 
 

@@ -37,7 +37,19 @@ class Flow(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names, training between labels and evaluation; a command without a place of its own stands last."""
-        order = ["quantize", "play", "sensitivity", "train", "evaluate", "report", "demo", "serve", "keys", "export", "estimate"]
+        order = [
+            "quantize",
+            "play",
+            "sensitivity",
+            "train",
+            "evaluate",
+            "report",
+            "demo",
+            "serve",
+            "keys",
+            "export",
+            "estimate",
+        ]
         return sorted(super().list_commands(ctx), key=lambda name: order.index(name) if name in order else len(order))
 
 

@@ -13,7 +13,7 @@ from bitroute.errors import CapabilityError
 from bitroute.evaluation.statistics import wilson
 from bitroute.gateway.records.estimate import LoggedEpisode, LoggedStep, compare_arms, flip_effects, policy_value
 from bitroute.gateway.routing.exploration import Exploration
-from support.traffic import Play, recorder, ruling
+from support.traffic import Play, recorder, routing
 
 # Arms
 
@@ -215,7 +215,7 @@ def records(tmp_path: Path) -> str:
         for step in range(2):
             chosen = rng.random() < p
             high += chosen
-            drawn = ruling(
+            drawn = routing(
                 "high" if chosen else "low", propensity=p if chosen else 1 - p, arm=arm, features=(float(step),) * 16
             )
             played.step(f"m{step}", ruled=drawn)
@@ -256,11 +256,11 @@ def test_targets_without_text(records: str, capsys: pytest.CaptureFixture[str], 
 def test_the_command_refuses_what_it_cannot_tell(records: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = recorder(tmp_path / "sure.db", store_content=True)
     for number in range(40):
-        Play(kept, str(number)).step("a", ruled=ruling("high"))
+        Play(kept, str(number)).step("a", ruled=routing("high"))
         kept.outcome("", str(number), success=True, reward=None)
     Play(kept, "late", messages=["a"], actions=["b"], variants=["high"]).step("c")
     kept.outcome("", "late", success=True, reward=None)
-    Play(kept, "forced").step("a", ruled=ruling("low", reason="forced"))
+    Play(kept, "forced").step("a", ruled=routing("low", reason="forced"))
     kept.outcome("", "forced", success=False, reward=None)
     kept.close()
     sure = f"sqlite:///{tmp_path / 'sure.db'}"

@@ -17,7 +17,7 @@ from bitroute.gateway.sessions.sessions import Sessions
 from bitroute.gateway.sessions.store import MemoryStore
 from bitroute.store.features import FeatureRow, read_features
 from bitroute.store.traces import read_traces
-from support.traffic import COST, Play, call, outcome, recorder, ruling, turn, until
+from support.traffic import COST, Play, call, outcome, recorder, routing, turn, until
 
 SIGNALS = Signals((-0.5,), (-0.25,), (0.7,), (0.1,))
 
@@ -37,9 +37,9 @@ def exported(kept: Recorder, path: Path, **wanted: object) -> list[Episode]:
 
 def test_a_recorded_episode_becomes_the_trace_that_training_reads(kept: Recorder, tmp_path: Path) -> None:
     played = Play(kept, caller=Caller("key", "s", "x-session-id", explicit=True))
-    played.step("look", "go north", ruling("high", score=1.5, propensity=0.25), signals=SIGNALS)
+    played.step("look", "go north", routing("high", score=1.5, propensity=0.25), signals=SIGNALS)
     played.step("a door", None)  # failed, and asked again
-    played.step("a door", "open it", ruling("low", score=-2.0), variant="high")  # low was to answer
+    played.step("a door", "open it", routing("low", score=-2.0), variant="high")  # low was to answer
     kept.outcome("key", "e", success=True, reward=0.5)
     (episode,) = exported(kept, tmp_path / "t.jsonl")
     assert episode == Episode(
@@ -70,10 +70,10 @@ def test_steps_that_were_counted_from_one_are_exported(kept: Recorder, tmp_path:
         sessions = Sessions(MemoryStore(10, 60.0))
         for step in (1, 2):
             caller, request = Caller("", "s", "x-session-id", explicit=True, step=step), call([turn("user", f"seen {step}")])
-            place = await sessions.enter(caller, request)
+            context = await sessions.enter(caller, request)
             done = outcome(f"did {step}")
-            await sessions.leave(place, ruling(), done)
-            kept.step(caller, request, place, ruling(), done)
+            await sessions.leave(context, routing(), done)
+            kept.step(caller, request, context, routing(), done)
 
     asyncio.run(play())
     (episode,) = exported(kept, tmp_path / "t.jsonl")
@@ -94,7 +94,7 @@ def test_without_an_outcome_success_is_unknown_and_says_so(kept: Recorder, tmp_p
 def test_a_branch_reads_as_a_whole_and_marks_what_is_its_parents(kept: Recorder, tmp_path: Path) -> None:
     trunk = Play(kept, "trunk")
     for number in range(3):
-        trunk.step(f"m{number}", f"a{number}", ruling("high"), signals=SIGNALS)
+        trunk.step(f"m{number}", f"a{number}", routing("high"), signals=SIGNALS)
     branch = Play(kept, "branch", parent=("trunk", 2), messages=["m0", "m1"], actions=["a0", "a1"], variants=["high", "high"])
     branch.step("other", "b2")
     twig = Play(
@@ -128,7 +128,7 @@ def test_an_episode_ends_where_a_row_is_missing_and_a_late_try_counts(kept: Reco
     played.actions.clear()
     played.messages.clear()
     played.variants.clear()
-    played.step("a", "whole", retried=ruling())
+    played.step("a", "whole", retried=routing())
     played.actions.append("never recorded")
     played.messages.append("never recorded")
     played.variants.append("low")
@@ -140,7 +140,7 @@ def test_an_episode_ends_where_a_row_is_missing_and_a_late_try_counts(kept: Reco
 
 def test_filters_choose_episodes(kept: Recorder, tmp_path: Path) -> None:
     for number, (policy, scope) in enumerate([("dmr@1", "k1"), ("dmr@2", "k1"), ("dm_@1", "k2")]):
-        Play(kept, str(number), caller=Caller(scope, "s", "", explicit=True)).step("a", ruled=ruling(policy=policy))
+        Play(kept, str(number), caller=Caller(scope, "s", "", explicit=True)).step("a", ruled=routing(policy=policy))
 
     def chosen(**wanted: object) -> list[str]:
         return [e.task_id for e in exported(kept, tmp_path / "t.jsonl", **wanted)]
@@ -160,9 +160,9 @@ def test_without_text_there_is_a_table_of_features(tmp_path: Path, capsys: pytes
     kept = recorder(tmp_path / "r.db")
     played = Play(kept)
     played.step(
-        "a", ruled=ruling("high", features=(1.0, 2.5), propensity=0.5, flipped=True, intended="low", arm="b"), variant="low"
+        "a", ruled=routing("high", features=(1.0, 2.5), propensity=0.5, flipped=True, intended="low", arm="b"), variant="low"
     )
-    played.step("b", ruled=ruling("low", features=(3.0, 4.0)))
+    played.step("b", ruled=routing("low", features=(3.0, 4.0)))
     kept.outcome("", "e", success=False, reward=None)
     kept.close()
     assert main(["export", "--records", f"sqlite:///{tmp_path / 'r.db'}", "--out", str(tmp_path / "f.jsonl")]) == 0
@@ -200,7 +200,7 @@ def test_episodes_whose_text_was_not_stored_are_left_out_and_counted(tmp_path: P
         kept.close()
     kept = recorder(tmp_path / "r.db")
     done = export(kept.engine, tmp_path / "t.jsonl", Filter())
-    assert (done.episodes, done.left) == (1, Counter({"their text was not stored": 1}))
+    assert (done.episodes, done.skipped) == (1, Counter({"their text was not stored": 1}))
     kept.close()
 
 

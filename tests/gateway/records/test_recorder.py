@@ -25,7 +25,7 @@ from bitroute.gateway.records.recorder import Recorder
 from bitroute.gateway.records.tables import episodes, open_database, steps
 from bitroute.gateway.sessions.sessions import Sessions
 from bitroute.gateway.sessions.store import MemoryStore
-from support.traffic import CALLER, Play, call, outcome, recorder, ruling, turn, until
+from support.traffic import CALLER, Play, call, outcome, recorder, routing, turn, until
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -51,7 +51,7 @@ def rows(recorder: Recorder, table: Any) -> list[dict[str, Any]]:
 def test_a_step_is_recorded_with_all_that_is_known_of_it(url: str) -> None:
     kept = recorder(url)
     before = time.time()
-    ruled = ruling(
+    ruled = routing(
         "high",
         score=1.5,
         threshold=0.75,
@@ -127,7 +127,7 @@ def test_an_episode_has_one_row_and_its_outcome_closes_it(url: str) -> None:
     kept = recorder(url)
     played = Play(kept, caller=Caller("key", "task 7", "metadata", explicit=True), parent=("p", 3))
     for message in "abc":
-        played.step(message, ruled=ruling(policy="dmr@2", arm="new"))
+        played.step(message, ruled=routing(policy="dmr@2", arm="new"))
     kept.outcome("key", "e", success=None, reward=0.5)
     kept.outcome("key", "e", success=True, reward=None)
     kept.outcome("another key", "e", success=False, reward=9.0)
@@ -187,7 +187,7 @@ def test_a_bypass_and_a_failure_are_rows_too(tmp_path: Path) -> None:
     kept = recorder(tmp_path / "r.db")
     played = Play(kept)
     assert played.step("a", None, tokens=None) == 0.0
-    place_free = played.step("a", retried=ruling())
+    cost = played.step("a", retried=routing())
     kept.step(
         CALLER,
         call([turn("user", "x")]),
@@ -203,7 +203,7 @@ def test_a_bypass_and_a_failure_are_rows_too(tmp_path: Path) -> None:
         None,
         False,
     )
-    assert (again["status"], again["step"], again["retry"], again["cost"]) == (200, 0, True, place_free)
+    assert (again["status"], again["step"], again["retry"], again["cost"]) == (200, 0, True, cost)
     assert (bypass["decision"], bypass["propensity"], bypass["variant"], bypass["cost"]) == (None, None, "high", 4.0)
     kept.close()
 
@@ -211,7 +211,7 @@ def test_a_bypass_and_a_failure_are_rows_too(tmp_path: Path) -> None:
 def test_what_no_database_can_hold_is_made_storable(url: str) -> None:
     kept = recorder(url, store_content=True)
     Play(kept).step(
-        "nul \0, half \ud800", "ok", tokens=Tokens(10**30, 0, 1), ruled=ruling(score=float("inf"), threshold=float("-inf"))
+        "nul \0, half \ud800", "ok", tokens=Tokens(10**30, 0, 1), ruled=routing(score=float("inf"), threshold=float("-inf"))
     )
     kept.outcome("", "e", None, float("nan"))
     (row,) = rows(kept, steps)
@@ -387,18 +387,18 @@ def test_a_session_goes_on_after_a_crash(url: str) -> None:
             if number in (2, 4):  # the gateway is killed, or forgets
                 until(lambda: kept.pending == 0)
                 store = Sessions(MemoryStore(10, 60.0), kept.restore)
-            place = await store.enter(CALLER, call(history))
-            assert (place.step, place.opened, place.view.variants) == (
+            context = await store.enter(CALLER, call(history))
+            assert (context.step, context.opened, context.view.variants) == (
                 number,
                 number == 0,
                 ("high", "low") * (number // 2) + ("high",) * (number % 2),
             )
-            names.add(place.episode)
-            seeds.add(place.seed)
+            names.add(context.episode)
+            seeds.add(context.seed)
             variant = ("high", "low")[number % 2]
-            ruled, done = ruling(variant), outcome(f"answer {number}", variant)
-            await store.leave(place, ruled, done)
-            kept.step(CALLER, call(history), place, ruled, done)
+            ruled, done = routing(variant), outcome(f"answer {number}", variant)
+            await store.leave(context, ruled, done)
+            kept.step(CALLER, call(history), context, ruled, done)
             assert done.answer
             history = [*history, done.answer, turn("user", f"then {number}")]
         assert len(names) == len(seeds) == 1
@@ -408,7 +408,7 @@ def test_a_session_goes_on_after_a_crash(url: str) -> None:
         again = await store.enter(Caller("", "s", "x-session-id", explicit=True, retry=True), call(history[:-2]))
         assert (again.step, again.episode, again.opened) == (5, *names, False)
         assert again.retried
-        assert (again.retried.decision, again.retried.policy) == (ruling("low").decision, "signals@1")
+        assert (again.retried.decision, again.retried.policy) == (routing("low").decision, "signals@1")
         branch = await store.enter(CALLER, call([*history[:6], turn("assistant", "answer 2"), turn("user", "something else")]))
         assert (branch.parent, branch.step, branch.opened) == ((*names, 3), 3, True)
         assert branch.view.variants == ("high", "low", "high")
@@ -432,11 +432,11 @@ def test_an_agent_of_one_fresh_message_a_step_goes_on_after_a_crash(tmp_path: Pa
             store = Sessions(MemoryStore(10, 60.0), kept.restore)
             caller = Caller("", "s", "x-session-id", explicit=True, step=number)
             request = call([turn("user", f"seen {number}")])
-            place = await store.enter(caller, request)
-            assert place.step == number
-            assert place.view.messages == tuple(f"seen {i}" for i in range(number + 1))
-            assert place.view.actions == tuple(f"did {i}" for i in range(number))
-            kept.step(caller, request, place, ruling(), outcome(f"did {number}"))
+            context = await store.enter(caller, request)
+            assert context.step == number
+            assert context.view.messages == tuple(f"seen {i}" for i in range(number + 1))
+            assert context.view.actions == tuple(f"did {i}" for i in range(number))
+            kept.step(caller, request, context, routing(), outcome(f"did {number}"))
             until(lambda: kept.pending == 0)
         kept.close()
 

@@ -1,4 +1,4 @@
-"""What is served for which request, place and mode; what happens when a router fails, is late or is replaced."""
+"""What is served for which request, context and mode; what happens when a router fails, is late or is replaced."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from bitroute.routers.signals import SignalsModel, SignalsRouter, features
 from bitroute.routers.threshold import ThresholdRouter
 from bitroute.routers.views import views_of
 from support.engine import FakeEngine
-from support.routing import call, place, routing, save_encoder, save_signals
+from support.routing import call, context, routing_config, save_encoder, save_signals
 from support.toy import ToyAgent, ToyEnvironment, toy_task
 
 PAIR, TRIO = ("low", "high"), ("w4", "w8", "bf16")
@@ -49,7 +49,7 @@ def using(test: Callable[[Policy], Awaitable[None]], ladder: Sequence[str] = PAI
     """Run `test` with a started policy."""
 
     async def main() -> None:
-        policy = Policy(routing(ladder, **fields))
+        policy = Policy(routing_config(ladder, **fields))
         await policy.start()
         try:
             await test(policy)
@@ -106,7 +106,7 @@ def test_models_and_what_their_names_ask_for(tmp_path: Path) -> None:
     ],
 )
 def test_a_model_that_there_is_not(model: str) -> None:
-    policy = Policy(routing())
+    policy = Policy(routing_config())
     with pytest.raises(GatewayError) as caught:
         policy.resolve(model, None)
     error = caught.value
@@ -115,17 +115,17 @@ def test_a_model_that_there_is_not(model: str) -> None:
 
 def test_a_forced_variant_that_there_is_not() -> None:
     with pytest.raises(GatewayError, match=r"'auto'.*low, high") as caught:
-        Policy(routing()).resolve("auto", "auto")
+        Policy(routing_config()).resolve("auto", "auto")
     assert caught.value.status == 400
 
 
 @pytest.mark.parametrize("reason", ["bypass", "forced"])
 def test_a_variant_asked_for_is_served_whatever_the_router_and_floors_say(reason: str) -> None:
     async def test(policy: Policy) -> None:
-        ruling = await policy.decide(place(OPENING), call("pay"), RouteRequest(None, "low", reason), free)
-        assert ruling.decision == Decision("low", None, reason, 1.0) and ruling.intended == "low"
-        assert ruling.budget is None and ruling.features == tuple(features(OPENING, "high").tolist())
-        policy.observe(place(OPENING), ruling, Outcome())
+        routing = await policy.decide(context(OPENING), call("pay"), RouteRequest(None, "low", reason), free)
+        assert routing.decision == Decision("low", None, reason, 1.0) and routing.intended == "low"
+        assert routing.budget is None and routing.features == tuple(features(OPENING, "high").tolist())
+        policy.observe(context(OPENING), routing, Outcome())
         assert policy.status()["steps"] == 0
 
     using(test, router="always:high", floors={"pay": "high"})
@@ -167,11 +167,11 @@ def test_decisions_are_those_of_the_offline_router_on_the_same_views(
         for number, episode in enumerate(played):
             state = router.begin(number)
             for view in views_of(episode):
-                ruling = await policy.decide(place(view, f"e{number}", number), call(), AUTO, free)
-                mine.append(ruling.decision)
+                routing = await policy.decide(context(view, f"e{number}", number), call(), AUTO, free)
+                mine.append(routing.decision)
                 theirs += router.decide([view], [state])
-                assert ruling.features == tuple(features(view, "high").tolist())
-                assert ruling.intended == ruling.decision.variant
+                assert routing.features == tuple(features(view, "high").tolist())
+                assert routing.intended == routing.decision.variant
         assert mine == theirs
         assert len({d.variant for d in mine}) == 2
 
@@ -186,9 +186,9 @@ def test_an_encoders_decisions_stand_a_branch_and_an_edited_history(tmp_path: Pa
 
     async def test(policy: Policy) -> None:
         for view in (*views, views[2], edited, views[-1]):
-            ruling = await policy.decide(place(view), call(), AUTO, free)
+            routing = await policy.decide(context(view), call(), AUTO, free)
             (expected,) = router.scores([view], [router.begin(0)])
-            assert ruling.decision.score == pytest.approx(expected, abs=1e-5)
+            assert routing.decision.score == pytest.approx(expected, abs=1e-5)
 
     using(test, router=str(path), timeout=30)
 
@@ -200,11 +200,11 @@ def test_random_draws_at_the_budget_in_force_and_tells_the_chance() -> None:
     async def test(policy: Policy) -> None:
         for budget in (0.2, 0.7):
             requested = policy.resolve(f"auto-{budget}", None)
-            rulings = [await policy.decide(place(OPENING, str(s), s), call(), requested, free) for s in range(2000)]
-            high = [r for r in rulings if r.decision.variant == "high"]
+            routings = [await policy.decide(context(OPENING, str(s), s), call(), requested, free) for s in range(2000)]
+            high = [r for r in routings if r.decision.variant == "high"]
             assert len(high) / 2000 == pytest.approx(budget, abs=0.03)
-            assert all(r.decision.propensity == (budget if r in high else pytest.approx(1 - budget)) for r in rulings[:50])
-            assert {(r.budget, r.threshold, r.policy.partition("@")[0]) for r in rulings} == {(budget, None, "random")}
+            assert all(r.decision.propensity == (budget if r in high else pytest.approx(1 - budget)) for r in routings[:50])
+            assert {(r.budget, r.threshold, r.policy.partition("@")[0]) for r in routings} == {(budget, None, "random")}
 
     using(test, router="random")
 
@@ -218,14 +218,14 @@ def test_without_calibration_the_running_quantile_spends_the_budget() -> None:
             view = View(
                 (" ".join(chance.choices(words, k=20)), " ".join(chance.choices(words, k=20))), ("x",), ("low",), (None,)
             )
-            at = place(view, f"e{number}")
-            ruling = await policy.decide(at, call(), AUTO, free)
-            policy.observe(at, ruling, Outcome())
+            at = context(view, f"e{number}")
+            routing = await policy.decide(at, call(), AUTO, free)
+            policy.observe(at, routing, Outcome())
         status = policy.status()
         assert status["realised"] == pytest.approx(0.3, abs=0.04) and status["steps"] == 1000
         assert (status["alarm"], status["calibrated"], status["budget"]) == (False, False, 0.3)
-        assert (await policy.decide(place(OPENING), call(), policy.resolve("auto-0", None), free)).threshold == math.inf
-        assert (await policy.decide(place(OPENING), call(), policy.resolve("auto-1", None), free)).decision.variant == "high"
+        assert (await policy.decide(context(OPENING), call(), policy.resolve("auto-0", None), free)).threshold == math.inf
+        assert (await policy.decide(context(OPENING), call(), policy.resolve("auto-1", None), free)).decision.variant == "high"
 
     using(test, router="heuristic", window=1000)
 
@@ -236,21 +236,21 @@ def test_a_calibrated_threshold_is_the_one_in_force(tmp_path: Path) -> None:
 
     async def test(policy: Policy) -> None:
         for model, threshold, variant in (("auto", 2.5, "high"), ("auto-0.2", 3.5, "low"), ("auto-0.25", 3.0, "low")):
-            ruling = await policy.decide(place(later(3)), call(), policy.resolve(model, None), free)
-            assert ruling.threshold == pytest.approx(threshold) and ruling.decision.variant == variant
-            assert ruling.decision.score == pytest.approx(3.0)
+            routing = await policy.decide(context(later(3)), call(), policy.resolve(model, None), free)
+            assert routing.threshold == pytest.approx(threshold) and routing.decision.variant == variant
+            assert routing.decision.score == pytest.approx(3.0)
 
     using(test, router=str(path))
 
 
 def test_the_realised_share_is_of_steps_that_the_router_decided_once_each() -> None:
     async def test(policy: Policy) -> None:
-        rulings = []
+        routings = []
         for step in range(4):
-            at = place(later(step))
-            rulings.append(await policy.decide(at, call(), AUTO, free))
-            policy.observe(at, rulings[-1], Outcome())
-        again = place(later(3), retried=rulings[3])
+            at = context(later(step))
+            routings.append(await policy.decide(at, call(), AUTO, free))
+            policy.observe(at, routings[-1], Outcome())
+        again = context(later(3), retried=routings[3])
         policy.observe(again, await policy.decide(again, call(), AUTO, free), Outcome())
         status = policy.status()
         assert (status["realised"], status["steps"]) == (0.5, 4)
@@ -261,12 +261,12 @@ def test_the_realised_share_is_of_steps_that_the_router_decided_once_each() -> N
 def test_the_alarm_is_of_routers_that_follow_a_budget(caplog: pytest.LogCaptureFixture) -> None:
     async def always(policy: Policy) -> None:
         for step in range(20):
-            policy.observe(place(later(step)), await policy.decide(place(later(step)), call(), AUTO, free), Outcome())
+            policy.observe(context(later(step)), await policy.decide(context(later(step)), call(), AUTO, free), Outcome())
         assert (policy.status()["realised"], policy.status()["alarm"]) == (1.0, False)
 
     async def drifting(policy: Policy) -> None:
         for step in range(20):
-            policy.observe(place(later(step)), await policy.decide(place(later(step)), call(), AUTO, free), Outcome())
+            policy.observe(context(later(step)), await policy.decide(context(later(step)), call(), AUTO, free), Outcome())
         assert (policy.status()["realised"], policy.status()["alarm"]) == (1.0, True)
 
     using(always, router="always:high", window=20)
@@ -278,7 +278,7 @@ def test_the_alarm_is_of_routers_that_follow_a_budget(caplog: pytest.LogCaptureF
 def test_budgets_that_clients_make_up_do_not_pile_up() -> None:
     async def test(policy: Policy) -> None:
         for number in range(300):
-            await policy.decide(place(OPENING), call(), policy.resolve(f"auto-{number / 1000}", None), free)
+            await policy.decide(context(OPENING), call(), policy.resolve(f"auto-{number / 1000}", None), free)
         assert len(policy._arms[0].version._controls) <= 64
 
     using(test)
@@ -289,18 +289,18 @@ def test_budgets_that_clients_make_up_do_not_pile_up() -> None:
 
 def test_the_switch_sends_everything_to_one_variant_at_once() -> None:
     async def test(policy: Policy) -> None:
-        routed = await policy.decide(place(OPENING), call(), AUTO, free)
+        routed = await policy.decide(context(OPENING), call(), AUTO, free)
         policy.switch("high")
         assert policy.status()["switch"] == "high"
         for at, requested in (
-            (place(OPENING), AUTO),
-            (place(OPENING), RouteRequest(None, "low", "bypass")),
-            (place(OPENING, retried=routed), AUTO),
+            (context(OPENING), AUTO),
+            (context(OPENING), RouteRequest(None, "low", "bypass")),
+            (context(OPENING, retried=routed), AUTO),
         ):
-            ruling = await policy.decide(at, call(), requested, free)
-            assert ruling.decision == Decision("high", reason="switch") and ruling.budget is None
+            routing = await policy.decide(at, call(), requested, free)
+            assert routing.decision == Decision("high", reason="switch") and routing.budget is None
         policy.switch(None)
-        assert (await policy.decide(place(OPENING), call(), AUTO, free)).decision.variant == "low"
+        assert (await policy.decide(context(OPENING), call(), AUTO, free)).decision.variant == "low"
         with pytest.raises(GatewayError) as caught:
             policy.switch("medium")
         assert caught.value.status == 400
@@ -310,8 +310,8 @@ def test_the_switch_sends_everything_to_one_variant_at_once() -> None:
 
 def test_a_retry_gets_its_ruling_again() -> None:
     async def test(policy: Policy) -> None:
-        ruling = RoutingDecision(Decision("high", 1.5, "earlier"), "high", "p@1", budget=0.3)
-        assert await policy.decide(place(OPENING, retried=ruling), call(), AUTO, free) is ruling
+        routing = RoutingDecision(Decision("high", 1.5, "earlier"), "high", "p@1", budget=0.3)
+        assert await policy.decide(context(OPENING, retried=routing), call(), AUTO, free) is routing
 
     using(test, router="always:low")
 
@@ -330,9 +330,9 @@ def test_a_retry_gets_its_ruling_again() -> None:
 )
 def test_a_floor_raises_a_tools_steps_the_highest_of_several(tools: tuple[str, ...], served: str, reason: str) -> None:
     async def test(policy: Policy) -> None:
-        ruling = await policy.decide(place(OPENING), call(*tools), AUTO, free)
-        assert (ruling.decision.variant, ruling.decision.reason, ruling.intended) == (served, reason, "w4")
-        assert ruling.decision.propensity == 1.0
+        routing = await policy.decide(context(OPENING), call(*tools), AUTO, free)
+        assert (routing.decision.variant, routing.decision.reason, routing.intended) == (served, reason, "w4")
+        assert routing.decision.propensity == 1.0
 
     using(test, TRIO, router="always:low", floors={"look": "w4", "write": "w8", "pay": "bf16"})
 
@@ -358,18 +358,18 @@ def test_a_keys_floor_raises_whatever_is_asked_for(
     model: str, forced: str | None, floor: str, tools: tuple[str, ...], served: str, reason: str
 ) -> None:
     async def test(policy: Policy) -> None:
-        ruling = await policy.decide(place(OPENING), call(*tools), policy.resolve(model, forced, floor), free)
-        assert (ruling.decision.variant, ruling.decision.reason) == (served, reason)
-        assert (ruling.budget is None) == (model in TRIO or forced is not None)
+        routing = await policy.decide(context(OPENING), call(*tools), policy.resolve(model, forced, floor), free)
+        assert (routing.decision.variant, routing.decision.reason) == (served, reason)
+        assert (routing.budget is None) == (model in TRIO or forced is not None)
         policy.switch("w4")
-        switched = await policy.decide(place(OPENING), call(*tools), policy.resolve(model, forced, floor), free)
+        switched = await policy.decide(context(OPENING), call(*tools), policy.resolve(model, forced, floor), free)
         assert switched.decision == Decision("w4", reason="switch")
 
     using(test, TRIO, router="always:low", floors={"write": "w8", "pay": "bf16"})
 
 
 def test_a_floor_that_is_no_variant_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    policy = Policy(routing())
+    policy = Policy(routing_config())
     for floor in ("gone", "gone", "other", "high"):
         policy.resolve("auto", None, floor)
     said = [record.message for record in caplog.records]
@@ -379,9 +379,9 @@ def test_a_floor_that_is_no_variant_is_logged_once(caplog: pytest.LogCaptureFixt
 def test_a_floor_and_a_drawn_decision() -> None:
     async def test(policy: Policy) -> None:
         for seed in range(40):
-            paid = await policy.decide(place(OPENING, seed=seed), call("pay"), AUTO, free)
+            paid = await policy.decide(context(OPENING, seed=seed), call("pay"), AUTO, free)
             assert (paid.decision.variant, paid.decision.propensity) == ("bf16", 1.0)
-            written = (await policy.decide(place(OPENING, seed=seed), call("write"), AUTO, free)).decision
+            written = (await policy.decide(context(OPENING, seed=seed), call("write"), AUTO, free)).decision
             assert (written.variant, written.propensity) in {("w8", 0.7), ("bf16", 0.3)}
 
     using(test, TRIO, router="random:0.3", floors={"write": "w8", "pay": "bf16"})
@@ -393,11 +393,11 @@ def test_a_floor_and_a_drawn_decision() -> None:
 def test_shadow_serves_one_variant_and_tells_what_it_would_have_been() -> None:
     async def test(policy: Policy) -> None:
         for step in range(4):
-            at = place(later(step))
-            ruling = await policy.decide(at, call(), AUTO, free)
-            assert ruling.decision == Decision("high", None, "shadow", 1.0)
-            assert ruling.intended == ("high" if step < 1 else "low")
-            policy.observe(at, ruling, Outcome())
+            at = context(later(step))
+            routing = await policy.decide(at, call(), AUTO, free)
+            assert routing.decision == Decision("high", None, "shadow", 1.0)
+            assert routing.intended == ("high" if step < 1 else "low")
+            policy.observe(at, routing, Outcome())
         assert policy.status()["realised"] == 0.25
 
     using(test, router="first-k:1", mode="shadow")
@@ -405,8 +405,8 @@ def test_shadow_serves_one_variant_and_tells_what_it_would_have_been() -> None:
 
 def test_shadow_may_serve_another_variant() -> None:
     async def test(policy: Policy) -> None:
-        ruling = await policy.decide(place(OPENING), call(), AUTO, free)
-        assert (ruling.decision.variant, ruling.intended) == ("w8", "bf16")
+        routing = await policy.decide(context(OPENING), call(), AUTO, free)
+        assert (routing.decision.variant, routing.intended) == ("w8", "bf16")
 
     using(test, TRIO, router="always:high", mode="shadow", serve="w8")
 
@@ -420,8 +420,8 @@ def test_split_gives_each_episode_one_arm_with_its_router_and_budget() -> None:
     async def test(policy: Policy) -> None:
         arms: dict[str, list[int]] = {}
         for seed in range(2000):
-            first = await policy.decide(place(OPENING, seed=seed), call(), AUTO, free)
-            second = await policy.decide(place(later(), seed=seed), call(), AUTO, free)
+            first = await policy.decide(context(OPENING, seed=seed), call(), AUTO, free)
+            second = await policy.decide(context(later(), seed=seed), call(), AUTO, free)
             assert first.arm == second.arm
             arms.setdefault(first.arm, []).append(seed)
             expected = {"main": ("always(high)", 0.3), "draw": ("random", 0.9), "low": ("always(low)", 0.3)}[first.arm]
@@ -431,7 +431,7 @@ def test_split_gives_each_episode_one_arm_with_its_router_and_budget() -> None:
             "draw": pytest.approx(0.25, abs=0.03),
             "low": pytest.approx(0.25, abs=0.03),
         }
-        at = place(OPENING, seed=arms["draw"][0])
+        at = context(OPENING, seed=arms["draw"][0])
         asked = await policy.decide(at, call(), policy.resolve("auto-0.5", None), free)
         assert (asked.arm, asked.budget) == ("draw", 0.5)
         policy.observe(at, asked, Outcome())
@@ -447,21 +447,21 @@ def test_split_gives_each_episode_one_arm_with_its_router_and_budget() -> None:
 
 def test_arms_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"routing\.splits: two arms have one name in main, main"):
-        Policy(routing(mode="split", splits=[{"name": "main", "share": 0.1, "router": "random"}]))
+        Policy(routing_config(mode="split", splits=[{"name": "main", "share": 0.1, "router": "random"}]))
 
 
 def test_explore_flips_one_step_of_an_episode_and_spares_floors() -> None:
     async def test(policy: Policy) -> None:
         for seed in range(40):
-            rulings = [await policy.decide(place(later(step), seed=seed), call(), AUTO, free) for step in range(8)]
-            flips = [step for step, ruling in enumerate(rulings) if ruling.flipped]
+            routings = [await policy.decide(context(later(step), seed=seed), call(), AUTO, free) for step in range(8)]
+            flips = [step for step, routing in enumerate(routings) if routing.flipped]
             assert len(flips) == 1
-            for step, ruling in enumerate(rulings):
+            for step, routing in enumerate(routings):
                 flipped = step in flips
-                assert (ruling.decision.variant, ruling.intended) == ("high" if flipped else "low", "low")
-                assert ruling.decision.reason == ("flip" if flipped else "always")
-                assert (ruling.decision.propensity < 1) == (step <= flips[0] and step < 7)
-            held = await policy.decide(place(later(flips[0]), seed=seed), call("write"), AUTO, free)
+                assert (routing.decision.variant, routing.intended) == ("high" if flipped else "low", "low")
+                assert routing.decision.reason == ("flip" if flipped else "always")
+                assert (routing.decision.propensity < 1) == (step <= flips[0] and step < 7)
+            held = await policy.decide(context(later(flips[0]), seed=seed), call("write"), AUTO, free)
             assert (held.flipped, held.decision) == (False, Decision("high", reason="floor"))
 
     using(test, router="always:low", mode="explore", explore=1.0, horizon=8, floors={"write": "high"})
@@ -501,17 +501,17 @@ def broken(policy: Policy) -> None:
 def test_a_router_that_fails_counts_and_falls_to_high_unless_that_is_full(text: str, caplog: pytest.LogCaptureFixture) -> None:
     async def test(policy: Policy) -> None:
         broken(policy)
-        at = place(View((text,)))
-        ruling = await policy.decide(at, call(), AUTO, free)
-        assert ruling.decision == Decision("high", reason="router-error") and ruling.intended == "high"
-        assert ruling.budget == 0.3 and ruling.features is not None
+        at = context(View((text,)))
+        routing = await policy.decide(at, call(), AUTO, free)
+        assert routing.decision == Decision("high", reason="router-error") and routing.intended == "high"
+        assert routing.budget == 0.3 and routing.features is not None
         full = await policy.decide(at, call(), AUTO, lambda variant: variant == "high")
         assert full.decision == Decision("low", reason="saturated")
-        policy.observe(at, ruling, Outcome())
+        policy.observe(at, routing, Outcome())
         status = policy.status()
         counts = [status[name] for name in ("router_errors", "fell_to_high", "saturated", "late", "steps")]
         assert counts == [2, 1, 1, 0, 0]
-        assert (await policy.decide(place(View(("fine",))), call(), AUTO, free)).decision.reason == "broken"
+        assert (await policy.decide(context(View(("fine",))), call(), AUTO, free)).decision.reason == "broken"
 
     using(test)
     assert caplog.text.count("failed, and steps fall to high") == 1
@@ -520,8 +520,8 @@ def test_a_router_that_fails_counts_and_falls_to_high_unless_that_is_full(text: 
 def test_a_failure_in_shadow_is_told_and_served_as_shadow() -> None:
     async def test(policy: Policy) -> None:
         broken(policy)
-        ruling = await policy.decide(place(View(("fail",))), call(), AUTO, free)
-        assert (ruling.decision, ruling.intended) == (Decision("low", reason="router-error"), "high")
+        routing = await policy.decide(context(View(("fail",))), call(), AUTO, free)
+        assert (routing.decision, routing.intended) == (Decision("low", reason="router-error"), "high")
 
     using(test, mode="shadow", serve="low")
 
@@ -538,8 +538,8 @@ def test_a_late_network_falls_to_high_and_serves_the_next_step(tmp_path: Path, m
     monkeypatch.setattr(EncoderRouter, "scores", gated)
 
     async def test(policy: Policy) -> None:
-        ruling = await policy.decide(place(OPENING), call(), AUTO, free)
-        assert ruling.decision == Decision("high", reason="late") and ruling.seconds >= 0.01
+        routing = await policy.decide(context(OPENING), call(), AUTO, free)
+        assert routing.decision == Decision("high", reason="late") and routing.seconds >= 0.01
         assert (policy.status()["late"], policy.status()["fell_to_high"]) == (1, 1)
         assert await asyncio.to_thread(begun.wait, 30)
         gate.set()
@@ -561,24 +561,24 @@ def test_a_new_router_is_taken_up_and_a_damaged_one_is_not(tmp_path: Path, caplo
     path = save_signals(tmp_path / "signals.json", PAIR, {}, bias=1.0)
 
     async def test(policy: Policy) -> None:
-        old = await policy.decide(place(OPENING), call(), AUTO, free)
-        policy.observe(place(OPENING), old, Outcome())
+        old = await policy.decide(context(OPENING), call(), AUTO, free)
+        policy.observe(context(OPENING), old, Outcome())
         save_signals(path, PAIR, {}, bias=-1.0)
         touch(path, 10)
         await until(lambda: policy.status()["reloads"] == 1)
-        new = await policy.decide(place(OPENING), call(), AUTO, free)
+        new = await policy.decide(context(OPENING), call(), AUTO, free)
         assert (old.decision.variant, new.decision.variant) == ("high", "low") and old.policy != new.policy
-        policy.observe(place(OPENING), old, Outcome())  # was in flight when its version went
+        policy.observe(context(OPENING), old, Outcome())  # was in flight when its version went
         assert policy.status()["steps"] == 0
         path.write_bytes(path.read_bytes()[:-20])
         touch(path, 20)
         await until(lambda: policy.status()["reload_errors"] == 1)
         path.unlink()
-        assert (await policy.decide(place(OPENING), call(), AUTO, free)).policy == new.policy
+        assert (await policy.decide(context(OPENING), call(), AUTO, free)).policy == new.policy
         save_signals(path, PAIR, {}, bias=2.0)
         touch(path, 30)
         await until(lambda: policy.status()["reloads"] == 2)
-        assert (await policy.decide(place(OPENING), call(), AUTO, free)).decision.score == 2.0
+        assert (await policy.decide(context(OPENING), call(), AUTO, free)).decision.score == 2.0
 
     using(test, router=str(path), reload=0.01)
     assert "signals.json: not a trained router" in caplog.text
@@ -600,13 +600,13 @@ def test_a_decision_in_flight_finishes_on_the_version_it_began_with(tmp_path: Pa
 
     async def test(policy: Policy) -> None:
         before: Any = policy.status()["policy"]
-        waiting = asyncio.ensure_future(policy.decide(place(OPENING), call(), AUTO, free))
+        waiting = asyncio.ensure_future(policy.decide(context(OPENING), call(), AUTO, free))
         assert await asyncio.to_thread(begun.wait, 30)
         save_encoder(path, PAIR, seed=2)
         touch(path / "router.json", 10)
         await until(lambda: policy.status()["policy"] != before)
         gate.set()
-        old, new = await waiting, await policy.decide(place(OPENING), call(), AUTO, free)
+        old, new = await waiting, await policy.decide(context(OPENING), call(), AUTO, free)
         assert old.policy == before != new.policy
         assert old.decision.score == pytest.approx(wanted, abs=1e-5)
         assert new.decision.score != pytest.approx(wanted, abs=1e-3)
@@ -623,8 +623,8 @@ def test_a_router_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
 
 def test_one_variant_can_be_recorded() -> None:
     async def test(policy: Policy) -> None:
-        ruling = await policy.decide(place(OPENING), call(), AUTO, free)
-        policy.observe(place(OPENING), ruling, Outcome())
-        assert ruling.decision.variant == "only" and policy.status()["steps"] == 1
+        routing = await policy.decide(context(OPENING), call(), AUTO, free)
+        policy.observe(context(OPENING), routing, Outcome())
+        assert routing.decision.variant == "only" and policy.status()["steps"] == 1
 
     using(test, ["only"], router="always:high")

@@ -1,4 +1,4 @@
-"""What is remembered of an episode: chains, marks, signals."""
+"""What is remembered of an episode: chains, steps, signals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bitroute.episode import Signals
 from bitroute.gateway.sessions.episode_state import (
     EpisodeState,
-    answered,
+    answered_step,
     chain,
     episode_seed,
     extend,
@@ -44,13 +44,13 @@ def test_the_seed_of_an_explicit_sessions_episode_is_a_function_of_its_number() 
 
 def test_signals_keep_what_routers_read() -> None:
     signals = Signals((-0.5, -0.25), (-0.5, 0.0), (1.0, 0.5), (0.75, 0.125))
-    assert signals_of(answered(0, 1, b"", b"", "low", signals)) == Signals((-0.75,), (-0.5,), (1.5,), (0.125,))
-    assert signals_of(answered(0, 1, b"", b"", "low", Signals((), (), (), ()))) == Signals((0.0,), (0.0,), (0.0,), (1.0,))
-    assert signals_of(answered(0, 1, b"", b"", "low")) is None
+    assert signals_of(answered_step(0, 1, b"", b"", "low", signals)) == Signals((-0.75,), (-0.5,), (1.5,), (0.125,))
+    assert signals_of(answered_step(0, 1, b"", b"", "low", Signals((), (), (), ()))) == Signals((0.0,), (0.0,), (0.0,), (1.0,))
+    assert signals_of(answered_step(0, 1, b"", b"", "low")) is None
 
 
 def test_a_steps_newer_answer_replaces_the_older_one_and_steps_stay_in_order() -> None:
-    lineage = EpisodeState("e", 1)
+    episode = EpisodeState("e", 1)
     for step, variant in ((0, "low"), (3, "low"), (1, "mid"), (3, "high")):
-        lineage.put(answered(step, 1, b"", b"", variant))
-    assert [(mark.step, mark.variant) for mark in lineage.marks] == [(0, "low"), (1, "mid"), (3, "high")]
+        episode.put(answered_step(step, 1, b"", b"", variant))
+    assert [(answered.step, answered.variant) for answered in episode.steps] == [(0, "low"), (1, "mid"), (3, "high")]

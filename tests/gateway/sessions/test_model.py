@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bitroute.gateway.core.values import Caller, StepContext
-from bitroute.gateway.sessions.episode_state import EpisodeState, PendingRequest, RestoredSession, answered, chain
+from bitroute.gateway.sessions.episode_state import EpisodeState, PendingRequest, RestoredSession, answered_step, chain
 from bitroute.gateway.sessions.sessions import Sessions
 from bitroute.gateway.sessions.store import MemoryStore
-from support.histories import call, outcome, ruling, run, turn
+from support.histories import call, outcome, routing, run, turn
 
 History = tuple[str, ...]
 
@@ -123,51 +123,53 @@ class AlfworldEnvironment:
         return f"{role}:{0 if role in self.repeated else next(self.numbers)}"
 
     async def _restore(self, scope: str, session: str) -> RestoredSession | None:
-        lineages = []
+        episodes = []
         for known in self.model.episodes:
             assert known.opener is not None
-            lineage = EpisodeState(known.name, known.opener.seed, known.opener.parent)
+            episode = EpisodeState(known.name, known.opener.seed, known.opener.parent)
             for one in known.played:
                 turns = [turn(text) for text in one.history]
                 step = sum(t.role == "assistant" for t in turns)
-                mark = answered(step, len(turns), chain(turns), turn("a:" + one.answer).digest, one.variant)
-                mark.echoed = one.echoed
-                lineage.put(mark)
+                answered = answered_step(step, len(turns), chain(turns), turn("a:" + one.answer).digest, one.variant)
+                answered.echoed = one.echoed
+                episode.put(answered)
             turns = [turn(text) for text in known.newest]
             step = sum(t.role == "assistant" for t in turns)
-            lineage.latest = PendingRequest(_digest(known), chain(turns), step, len(turns), known.flights, known.answered)
-            lineages.append(lineage)
-        return RestoredSession(lineages, begun=len(lineages))
+            episode.pending = PendingRequest(_digest(known), chain(turns), step, len(turns), known.flights, known.answered)
+            episodes.append(episode)
+        return RestoredSession(episodes, begun=len(episodes))
 
     def ask(self, which: int, retry: bool = False) -> None:
         history = tuple(self.chats[which])
         body = repr(history)
         expected, parent, shared = self.model.enter(history, body, retry)
         again = expected is not None and expected.body == body and (retry or (not self.hinted and not expected.answered))
-        place = run(self.sessions.enter(Caller(*_fields(self.who), retry=retry), call(*history)))
+        context = run(self.sessions.enter(Caller(*_fields(self.who), retry=retry), call(*history)))
         if expected is None:
-            assert place.opened
-            expected = Known(place.episode, [replace(one) for one in parent.played[:shared]] if parent else [], opener=place)
+            assert context.opened
+            expected = Known(
+                context.episode, [replace(one) for one in parent.played[:shared]] if parent else [], opener=context
+            )
             steps = sum(text[0] == "a" for text in parent.played[shared - 1].history) + 1 if parent else 0
-            assert place.parent == ((parent.name, steps) if parent else None)
-            assert place.episode not in {known.name for known in self.model.episodes}
+            assert context.parent == ((parent.name, steps) if parent else None)
+            assert context.episode not in {known.name for known in self.model.episodes}
         else:
-            assert (place.episode, place.opened) == (expected.name, False)
+            assert (context.episode, context.opened) == (expected.name, False)
             self.model.episodes.remove(expected)
         self.model.episodes.append(expected)
-        assert place.step == sum(text[0] == "a" for text in history) == len(place.view.actions)
-        for i, variant in zip((i for i, text in enumerate(history) if text[0] == "a"), place.view.variants, strict=True):
+        assert context.step == sum(text[0] == "a" for text in history) == len(context.view.actions)
+        for i, variant in zip((i for i, text in enumerate(history) if text[0] == "a"), context.view.variants, strict=True):
             assert variant in self.served.get(history[:i], {"top"})
         if again:
             expected.flights += 1
         else:
             expected.newest, expected.body, expected.flights, expected.answered = history, body, 1, False
-        self.flying.append((place, expected, history, which))
+        self.flying.append((context, expected, history, which))
 
     def land(self, which: int, answer: bool, variant: str, spelling: str) -> None:
-        place, known, history, index = self.flying.pop(which % len(self.flying))
+        context, known, history, index = self.flying.pop(which % len(self.flying))
         text = self.text("a")[2:] if answer else None
-        run(self.sessions.leave(place, ruling(variant), outcome(text, variant if answer else None)))
+        run(self.sessions.leave(context, routing(variant), outcome(text, variant if answer else None)))
         if known.newest == history:
             known.flights -= 1
             known.answered |= answer

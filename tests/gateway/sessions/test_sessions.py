@@ -13,12 +13,12 @@ import pytest
 from bitroute.episode import Signals, View
 from bitroute.gateway.core.values import Call, Caller, Outcome, RoutingDecision, StepContext
 from bitroute.gateway.sessions import sessions as sessions_module
-from bitroute.gateway.sessions.episode_state import EpisodeState, RestoredSession, answered, chain, episode_seed
+from bitroute.gateway.sessions.episode_state import EpisodeState, RestoredSession, answered_step, chain, episode_seed
 from bitroute.gateway.sessions.redis_store import RedisStore
+from bitroute.gateway.sessions.session_state import LIMIT, SHARED_LIMIT, SessionState
 from bitroute.gateway.sessions.sessions import Restore, Sessions
-from bitroute.gateway.sessions.state import LIMIT, SHARED_LIMIT, State
 from bitroute.gateway.sessions.store import MemoryStore, StoreError
-from support.histories import call, caller, outcome, ruling, run, standing, turn
+from support.histories import call, caller, outcome, routing, run, standing, turn
 
 T = TypeVar("T")
 HINT = caller("opening:1", explicit=False)
@@ -35,9 +35,9 @@ class Client:
         who = Caller(self.who.scope, self.who.session, self.who.source, self.who.explicit, step, retry)
         return run(self.sessions.enter(who, call(*texts, body=body)))
 
-    def end(self, place: StepContext, answer: str | None, variant: str = "low", score: float = 0.25) -> StepContext:
-        run(self.sessions.leave(place, ruling(variant, score), outcome(answer, variant if answer is not None else None)))
-        return place
+    def end(self, context: StepContext, answer: str | None, variant: str = "low", score: float = 0.25) -> StepContext:
+        run(self.sessions.leave(context, routing(variant, score), outcome(answer, variant if answer is not None else None)))
+        return context
 
     def play(self, *texts: str, answer: str | None, variant: str = "low", step: int | None = None) -> StepContext:
         """A whole request."""
@@ -55,7 +55,7 @@ def test_a_history_that_grows_is_one_episode() -> None:
     assert third.view == View(
         ("be brief\nfind a cup", "a desk", "a cup\nyour turn"), ("look", "open"), ("low", "high"), (None, None)
     )
-    assert [place.opened for place in (first, second, third)] == [True, False, False]
+    assert [context.opened for context in (first, second, third)] == [True, False, False]
     assert (third.parent, third.retried, third.turns) == (None, None, 7)
     assert third.chain == chain(
         map(turn, ["s:be brief", "u:find a cup", "a:look", "u:a desk", "a:open", "u:a cup", "u:your turn"])
@@ -87,9 +87,9 @@ def test_scopes_and_kinds_of_session_never_meet() -> None:
     callers = [caller("s"), caller("s", scope="key"), caller("s", explicit=False), caller("S")]
     for who in callers:
         Client(sessions, who).play("u:x", answer="y")
-    places = [Client(sessions, who).ask("u:x", "a:y", "u:z") for who in callers]
-    assert [place.step for place in places] == [1] * 4
-    assert len({place.episode for place in places}) == 4
+    contexts = [Client(sessions, who).ask("u:x", "a:y", "u:z") for who in callers]
+    assert [context.step for context in contexts] == [1] * 4
+    assert len({context.episode for context in contexts}) == 4
 
 
 def test_the_answer_may_come_back_in_another_spelling() -> None:
@@ -101,9 +101,9 @@ def test_the_answer_may_come_back_in_another_spelling() -> None:
 def test_several_fresh_messages_and_joined_answers() -> None:
     client = Client()
     first = client.play("u:x", answer="call the tool")
-    place = client.ask("u:x", "a:call the tool", "a:a second call", "u:result 1", "u:result 2")
-    assert standing(place) == (first.episode, 1, ("low",))
-    assert place.view.actions == ("call the tool\na second call",)
+    context = client.ask("u:x", "a:call the tool", "a:a second call", "u:result 1", "u:result 2")
+    assert standing(context) == (first.episode, 1, ("low",))
+    assert context.view.actions == ("call the tool\na second call",)
 
 
 def test_a_prefill_is_the_beginning_of_the_coming_answer() -> None:
@@ -116,8 +116,8 @@ def test_a_prefill_is_the_beginning_of_the_coming_answer() -> None:
 @pytest.mark.parametrize("texts", [("a:hello", "u:x"), ("a:hello",), ("s:alone",), ("a:1", "a:2", "u:x", "a:3")])
 def test_any_history_has_a_place(texts: tuple[str, ...]) -> None:
     client = Client()
-    place = client.play(*texts, answer="y")
-    assert len(place.view.messages) == place.step + 1 == len(place.view.variants) + 1
+    context = client.play(*texts, answer="y")
+    assert len(context.view.messages) == context.step + 1 == len(context.view.variants) + 1
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_interleaved_subagents_keep_their_episodes() -> None:
     for step in range(1, 4):
         for n, texts in enumerate(histories):
             texts += [f"a:a{step - 1}", f"u:result {step}"]
-            place = client.play(*texts, answer=f"a{step}", variant=f"v{n}")
-            assert standing(place) == (episodes[n], step, ("low", *[f"v{n}"] * (step - 1)))
+            context = client.play(*texts, answer=f"a{step}", variant=f"v{n}")
+            assert standing(context) == (episodes[n], step, ("low", *[f"v{n}"] * (step - 1)))
 
 
 def _three_steps(client: Client) -> str:
@@ -213,8 +213,8 @@ def test_an_answer_that_was_not_ours_is_no_reason_to_leave_the_longer_history() 
     client = Client()
     trunk = _three_steps(client)
     client.play("u:0", answer="b0")  # given up
-    place = client.ask("u:0", "a:a0", "u:edited")
-    assert place.parent == (trunk, 1)
+    context = client.ask("u:0", "a:a0", "u:edited")
+    assert context.parent == (trunk, 1)
 
 
 def test_an_edit_far_on_is_a_branch_even_for_a_client_that_never_echoes() -> None:
@@ -233,9 +233,9 @@ def test_the_same_body_before_the_answer_is_a_retry() -> None:
     client = Client()
     first = client.ask("u:x")
     assert first.retried is None
-    run(client.sessions.ruled(first, ruling("high", 0.75)))
+    run(client.sessions.note_routing(first, routing("high", 0.75)))
     second = client.ask("u:x")
-    assert (standing(second), second.opened, second.retried) == (standing(first), False, ruling("high", 0.75))
+    assert (standing(second), second.opened, second.retried) == (standing(first), False, routing("high", 0.75))
 
 
 def test_after_a_failure_the_retry_has_the_ruling() -> None:
@@ -257,7 +257,7 @@ def test_a_retry_count_after_the_answer_appends_nothing_and_the_newer_answer_cou
     first = client.play("u:0", "a:a0", "u:1", answer="lost", variant="low")
     again = client.ask("u:0", "a:a0", "u:1", retry=True)
     assert standing(again) == (first.episode, 1, ("high",))
-    assert again.retried == ruling("low")
+    assert again.retried == routing("low")
     client.end(again, "a1", "mid")
     after = client.ask("u:0", "a:a0", "u:1", "a:a1", "u:2")
     assert standing(after) == (first.episode, 2, ("high", "mid"))
@@ -273,8 +273,8 @@ def test_without_a_retry_count_the_same_body_after_the_answer_is_asked_again() -
 
 def test_a_retry_count_of_a_request_that_never_came_is_a_request() -> None:
     client = Client()
-    place = client.ask("u:x", retry=True)
-    assert (place.opened, place.step, place.retried) == (True, 0, None)
+    context = client.ask("u:x", retry=True)
+    assert (context.opened, context.step, context.retried) == (True, 0, None)
 
 
 def test_the_late_answer_of_a_first_try_does_not_change_what_the_client_went_on_with() -> None:
@@ -327,10 +327,10 @@ def test_another_request_while_a_step_is_under_way_branches() -> None:
     other = client.ask("u:0", "a:a0", "u:right")
     same_history = client.ask("u:0", "a:a0", "u:left", body="another temperature")
     assert one.episode == first.episode
-    assert [place.parent for place in (other, same_history)] == [(first.episode, 1)] * 2
+    assert [context.parent for context in (other, same_history)] == [(first.episode, 1)] * 2
     assert len({one.episode, other.episode, same_history.episode}) == 3
-    for place, answer in ((other, "r"), (one, "l"), (same_history, "m")):
-        client.end(place, answer)
+    for context, answer in ((other, "r"), (one, "l"), (same_history, "m")):
+        client.end(context, answer)
     assert client.ask("u:0", "a:a0", "u:left", "a:l", "u:1").episode == one.episode
     assert client.ask("u:0", "a:a0", "u:right", "a:r", "u:1").episode == other.episode
     assert client.ask("u:0", "a:a0", "u:left", "a:m", "u:1").episode == same_history.episode
@@ -341,18 +341,18 @@ def test_another_request_while_a_step_is_under_way_branches() -> None:
 
 def test_under_a_hint_equal_openings_are_samples_of_a_group() -> None:
     client = Client(who=HINT)
-    places = [client.ask("u:0") for _ in range(4)]
-    assert len({place.episode for place in places}) == 4
-    assert all(place.opened for place in places)
-    for n, place in enumerate(places):
-        client.end(place, f"answer {n}", f"v{n}")
+    contexts = [client.ask("u:0") for _ in range(4)]
+    assert len({context.episode for context in contexts}) == 4
+    assert all(context.opened for context in contexts)
+    for n, context in enumerate(contexts):
+        client.end(context, f"answer {n}", f"v{n}")
     for n in (2, 0, 3, 1):
-        place = client.play("u:0", f"a:answer {n}", "u:1", answer="same")
-        assert standing(place) == (places[n].episode, 1, (f"v{n}",))
+        context = client.play("u:0", f"a:answer {n}", "u:1", answer="same")
+        assert standing(context) == (contexts[n].episode, 1, (f"v{n}",))
     # Now the histories differ only in their first answers.
     for n in (1, 3, 2, 0):
-        place = client.ask("u:0", f"a:answer {n}", "u:1", "a:same", "u:2")
-        assert standing(place) == (places[n].episode, 2, (f"v{n}", "low"))
+        context = client.ask("u:0", f"a:answer {n}", "u:1", "a:same", "u:2")
+        assert standing(context) == (contexts[n].episode, 2, (f"v{n}", "low"))
 
 
 def test_a_group_in_lock_step_with_equal_answers() -> None:
@@ -360,22 +360,22 @@ def test_a_group_in_lock_step_with_equal_answers() -> None:
     texts = ["u:0"]
     expected: set[str] = set()
     for step in range(4):
-        places = [client.ask(*texts) for _ in range(3)]
-        assert [place.step for place in places] == [step] * 3
+        contexts = [client.ask(*texts) for _ in range(3)]
+        assert [context.step for context in contexts] == [step] * 3
         if step == 0:
-            expected = {place.episode for place in places}
-        assert {place.episode for place in places} == expected
-        for place in places:
-            client.end(place, f"a{step}")
+            expected = {context.episode for context in contexts}
+        assert {context.episode for context in contexts} == expected
+        for context in contexts:
+            client.end(context, f"a{step}")
         texts += [f"a:a{step}", f"u:{step + 1}"]
 
 
 def test_under_a_hint_the_same_body_shares_the_ruling_not_the_episode() -> None:
     client = Client(who=HINT)
     first = client.ask("u:0")
-    run(client.sessions.ruled(first, ruling("high")))
+    run(client.sessions.note_routing(first, routing("high")))
     second = client.ask("u:0")
-    assert (second.episode != first.episode, second.opened, second.retried) == (True, True, ruling("high"))
+    assert (second.episode != first.episode, second.opened, second.retried) == (True, True, routing("high"))
     client.end(first, "a0")
     client.end(second, "b0")
     assert client.ask("u:0").retried is None
@@ -383,11 +383,11 @@ def test_under_a_hint_the_same_body_shares_the_ruling_not_the_episode() -> None:
 
 def test_under_a_hint_a_retry_count_finds_the_failed_one() -> None:
     client = Client(who=HINT)
-    places = [client.ask("u:0") for _ in range(3)]
-    client.end(places[1], None, "high")
+    contexts = [client.ask("u:0") for _ in range(3)]
+    client.end(contexts[1], None, "high")
     again = client.ask("u:0", retry=True)
-    assert (standing(again), again.opened) == (standing(places[1]), False)
-    assert again.retried == ruling("high")
+    assert (standing(again), again.opened) == (standing(contexts[1]), False)
+    assert again.retried == routing("high")
 
 
 def test_under_a_hint_a_later_step_that_failed_goes_on_where_it_was() -> None:
@@ -396,7 +396,7 @@ def test_under_a_hint_a_later_step_that_failed_goes_on_where_it_was() -> None:
     client.play("u:0", "a:a0", "u:1", answer=None, variant="high")
     again = client.ask("u:0", "a:a0", "u:1")
     assert standing(again) == (first.episode, 1, ("low",))
-    assert again.retried == ruling("high")
+    assert again.retried == routing("high")
 
 
 # One fresh message a step
@@ -410,8 +410,8 @@ def test_fresh_messages_make_the_view_of_the_whole_history() -> None:
         stepwise = fresh.ask("s:be brief", f"u:{step}", step=step)
         history = whole.ask(*texts)
         assert (stepwise.view, stepwise.step) == (history.view, history.step)
-        for client, place in ((fresh, stepwise), (whole, history)):
-            run(client.sessions.leave(place, ruling(), outcome(f"a{step}", "low", signals)))
+        for client, context in ((fresh, stepwise), (whole, history)):
+            run(client.sessions.leave(context, routing(), outcome(f"a{step}", "low", signals)))
         texts += [f"a:a{step}", f"u:{step + 1}"]
     assert fresh.ask("u:4", step=4).view.signals == (signals,) * 4
 
@@ -419,15 +419,15 @@ def test_fresh_messages_make_the_view_of_the_whole_history() -> None:
 def test_a_changed_system_prompt_is_read_again() -> None:
     client = Client()
     for step, system in enumerate(("one", "one", "two")):
-        place = client.play(f"s:{system}", f"u:{step}", answer="a", step=step)
-    assert place.view.messages == ("one\n0", "1", "two\n2")
+        context = client.play(f"s:{system}", f"u:{step}", answer="a", step=step)
+    assert context.view.messages == ("one\n0", "1", "two\n2")
 
 
 def test_steps_with_equal_messages_are_different_steps() -> None:
     client = Client()
-    places = [client.play("u:same", answer="same", step=step) for step in range(3)]
-    assert [(place.episode, place.step) for place in places] == [(places[0].episode, step) for step in range(3)]
-    assert places[2].view.messages == ("same", "same", "same")
+    contexts = [client.play("u:same", answer="same", step=step) for step in range(3)]
+    assert [(context.episode, context.step) for context in contexts] == [(contexts[0].episode, step) for step in range(3)]
+    assert contexts[2].view.messages == ("same", "same", "same")
 
 
 def test_a_step_tried_again() -> None:
@@ -437,7 +437,7 @@ def test_a_step_tried_again() -> None:
     assert standing(client.ask("u:1", step=1)) == standing(first)
     client.end(first, "a1", "high")
     again = client.ask("u:1", step=1)
-    assert (standing(again), again.retried) == (standing(first), ruling("high"))
+    assert (standing(again), again.retried) == (standing(first), routing("high"))
     client.end(again, "b1", "high")
     after = client.ask("u:2", step=2)
     assert standing(after) == (first.episode, 2, ("low", "high"))
@@ -467,8 +467,8 @@ def test_step_0_begins_an_episode() -> None:
 def test_a_gap_is_accepted() -> None:
     client = Client()
     first = client.play("u:0", answer="a0", step=0)
-    place = client.play("u:5", answer="a5", step=5)
-    assert standing(place) == (first.episode, 5, ("low",))
+    context = client.play("u:5", answer="a5", step=5)
+    assert standing(context) == (first.episode, 5, ("low",))
     assert client.ask("u:6", step=6).view.actions == ("a0", "a5")
     assert standing(Client().ask("u:7", step=7))[1:] == (7, ())
 
@@ -477,8 +477,8 @@ def test_a_failed_step_may_come_with_another_message() -> None:
     client = Client()
     first = client.play("u:0", answer="a0", step=0)
     client.play("u:1", answer=None, step=1)
-    place = client.ask("u:rephrased", step=1)
-    assert (standing(place), place.retried) == ((first.episode, 1, ("low",)), None)
+    context = client.ask("u:rephrased", step=1)
+    assert (standing(context), context.retried) == ((first.episode, 1, ("low",)), None)
 
 
 def test_another_message_for_a_step_under_way_branches() -> None:
@@ -492,8 +492,8 @@ def test_a_stepwise_request_may_bring_its_history() -> None:
     client = Client()
     client.play("u:0", answer="a0", variant="v0", step=0)
     client.play("u:0", "a:a0", "u:1", answer="a1", variant="v1", step=1)
-    place = client.ask("u:0", "a:a0", "u:1", "a:a1", "u:2", step=2)
-    assert place.view == View(("0", "1", "2"), ("a0", "a1"), ("v0", "v1"), (None, None))
+    context = client.ask("u:0", "a:a0", "u:1", "a:a1", "u:2", step=2)
+    assert context.view == View(("0", "1", "2"), ("a0", "a1"), ("v0", "v1"), (None, None))
 
 
 def test_whole_histories_and_fresh_messages_do_not_mix() -> None:
@@ -518,10 +518,10 @@ def test_over_the_bound_the_oldest_texts_are_forgotten() -> None:
     text = "word " * 1000
     for step in range(20):
         client.play(f"u:{step} {text}", answer=f"a{step}", step=step)
-    place = client.ask("u:now", step=20)
-    assert len(place.view.messages) == 21
-    assert place.view.variants == ("low",) * 20
-    known = [i for i, message in enumerate(place.view.messages) if message]
+    context = client.ask("u:now", step=20)
+    assert len(context.view.messages) == 21
+    assert context.view.variants == ("low",) * 20
+    known = [i for i, message in enumerate(context.view.messages) if message]
     assert known == [0, *range(21 - len(known) + 1, 21)]
     assert 8 < len(known) < 14
 
@@ -529,14 +529,14 @@ def test_over_the_bound_the_oldest_texts_are_forgotten() -> None:
 def test_a_conversation_at_the_server_goes_on_step_by_step() -> None:
     sessions = Sessions(MemoryStore(10, 60))
     who = Caller("", "conv_1", "conversation", True)
-    places = []
+    contexts = []
     for step in range(3):
-        place = run(sessions.enter(who, call(f"u:{step}")))
+        context = run(sessions.enter(who, call(f"u:{step}")))
         assert run(sessions.enter(who, call(f"u:{step}"))).step == step  # a retry
-        run(sessions.leave(place, ruling(), outcome(f"a{step}", "low")))
-        places.append(place)
-    assert [(place.episode, place.step) for place in places] == [(places[0].episode, step) for step in range(3)]
-    assert places[2].view.messages == ("0", "1", "2")
+        run(sessions.leave(context, routing(), outcome(f"a{step}", "low")))
+        contexts.append(context)
+    assert [(context.episode, context.step) for context in contexts] == [(contexts[0].episode, step) for step in range(3)]
+    assert contexts[2].view.messages == ("0", "1", "2")
 
 
 # Outcomes
@@ -557,9 +557,9 @@ def test_episodes_are_found_by_their_id_and_by_their_sessions() -> None:
 
 def test_a_hint_is_no_name() -> None:
     client = Client(who=HINT)
-    place = client.play("u:0", answer="a0")
+    context = client.play("u:0", answer="a0")
     assert run(client.sessions.resolve("", HINT.session)) is None
-    assert run(client.sessions.resolve("", place.episode)) == place.episode
+    assert run(client.sessions.resolve("", context.episode)) == context.episode
 
 
 def test_a_closed_episode_is_not_continued() -> None:
@@ -570,7 +570,7 @@ def test_a_closed_episode_is_not_continued() -> None:
     client.end(late, "a1")
     data = run(client.store.read(first.episode[:16]))
     assert data is not None
-    assert next(State.decode(data).lineages()) == EpisodeState(first.episode, first.seed, closed=True)
+    assert next(SessionState.decode(data).episodes()) == EpisodeState(first.episode, first.seed, closed=True)
     after = client.ask("u:0", "a:a0", "u:1", "a:a1", "u:2")
     assert (after.opened, after.parent, after.step) == (True, None, 2)
     assert run(client.sessions.resolve("", first.episode)) == first.episode
@@ -598,19 +598,19 @@ def _from_records(restored: list[RestoredSession | None], asked: list[tuple[str,
     return restore
 
 
-def _recorded(places: list[tuple[StepContext, str, str]]) -> RestoredSession:
+def _recorded(contexts: list[tuple[StepContext, str, str]]) -> RestoredSession:
     """What records would give back."""
-    lineages: dict[str, EpisodeState] = {}
-    for place, answer, variant in places:
-        lineage = lineages.setdefault(place.episode, EpisodeState(place.episode, place.seed, place.parent))
-        lineage.put(answered(place.step, place.turns, place.chain, turn("a:" + answer).digest, variant))
-    return RestoredSession(list(lineages.values()), begun=len(lineages))
+    episodes: dict[str, EpisodeState] = {}
+    for context, answer, variant in contexts:
+        episode = episodes.setdefault(context.episode, EpisodeState(context.episode, context.seed, context.parent))
+        episode.put(answered_step(context.step, context.turns, context.chain, turn("a:" + answer).digest, variant))
+    return RestoredSession(list(episodes.values()), begun=len(episodes))
 
 
 def test_without_records_a_forgotten_history_begins_an_episode_where_it_stands() -> None:
     client = Client(Sessions(MemoryStore(10, 60), high="top"))
-    place = client.play("u:0", "a:a0", "u:1", "a:a1", "u:2", answer="a2")
-    assert (place.opened, standing(place)[1:]) == (True, (2, ("top", "top")))
+    context = client.play("u:0", "a:a0", "u:1", "a:a1", "u:2", answer="a2")
+    assert (context.opened, standing(context)[1:]) == (True, (2, ("top", "top")))
     assert client.ask("u:0", "a:a0", "u:1", "a:a1", "u:2", "a:a2", "u:3").view.variants == ("top", "top", "low")
 
 
@@ -621,16 +621,16 @@ def test_after_a_restart_the_records_know() -> None:
     played.append((client.play("u:other", answer="b", variant="low"), "b", "low"))
     asked: list[tuple[str, str]] = []
     after = Client(Sessions(MemoryStore(10, 60), _from_records([_recorded(played)], asked)))
-    place = after.play("u:0", "a:a0", "u:1", "a:a1", "u:2", answer="a2")
-    assert standing(place) == (played[0][0].episode, 2, ("low", "high"))
+    context = after.play("u:0", "a:a0", "u:1", "a:a1", "u:2", answer="a2")
+    assert standing(context) == (played[0][0].episode, 2, ("low", "high"))
     assert after.ask("u:other", "a:b", "u:more").episode == played[2][0].episode
     assert after.ask("u:new").seed == episode_seed("", "s", 2)
     assert asked == [("", "s")]
 
 
 def test_after_a_restart_episodes_are_numbered_on() -> None:
-    place = Client().play("u:0", answer="a0")
-    restore = _from_records([_recorded([(place, "a0", "low")])], [])
+    context = Client().play("u:0", answer="a0")
+    restore = _from_records([_recorded([(context, "a0", "low")])], [])
     assert Client(Sessions(MemoryStore(10, 60), restore)).ask("u:new").seed == episode_seed("", "s", 1)
 
 
@@ -645,19 +645,19 @@ def test_the_records_are_asked_once_and_only_when_it_matters() -> None:
 
 
 def test_outcomes_by_a_sessions_name_after_a_restart() -> None:
-    place = Client().play("u:0", answer="a0")
+    context = Client().play("u:0", answer="a0")
     asked: list[tuple[str, str]] = []
-    sessions = Sessions(MemoryStore(10, 60), _from_records([_recorded([(place, "a0", "low")])], asked))
-    assert run(sessions.resolve("", "s")) == place.episode
+    sessions = Sessions(MemoryStore(10, 60), _from_records([_recorded([(context, "a0", "low")])], asked))
+    assert run(sessions.resolve("", "s")) == context.episode
 
 
 def test_two_first_requests_at_once_restore_one_memory() -> None:
-    place = Client().play("u:0", answer="a0", variant="mid")
+    context = Client().play("u:0", answer="a0", variant="mid")
     begin = asyncio.Event()
 
     async def restore(scope: str, session: str) -> RestoredSession | None:
         await begin.wait()
-        return _recorded([(place, "a0", "mid")])
+        return _recorded([(context, "a0", "mid")])
 
     async def main() -> None:
         sessions = Sessions(MemoryStore(10, 60), restore)
@@ -666,8 +666,8 @@ def test_two_first_requests_at_once_restore_one_memory() -> None:
         await asyncio.sleep(0)
         begin.set()
         one, other = await asyncio.gather(*waiting)
-        assert standing(one) == (place.episode, 1, ("mid",))
-        assert other.parent == (place.episode, 1)
+        assert standing(one) == (context.episode, 1, ("mid",))
+        assert other.parent == (context.episode, 1)
 
     asyncio.run(main())
 
@@ -675,20 +675,20 @@ def test_two_first_requests_at_once_restore_one_memory() -> None:
 def test_a_session_forgotten_while_a_request_was_under_way_is_known_again() -> None:
     store = MemoryStore(1, 60)
     client, other = Client(Sessions(store)), Client(Sessions(store), caller("other"))
-    place = client.ask("u:0")
+    context = client.ask("u:0")
     other.ask("u:x")
-    assert run(store.read(place.episode[:16])) is None
-    client.end(place, "a0", "mid")
-    assert standing(client.ask("u:0", "a:a0", "u:1")) == (place.episode, 1, ("mid",))
+    assert run(store.read(context.episode[:16])) is None
+    client.end(context, "a0", "mid")
+    assert standing(client.ask("u:0", "a:a0", "u:1")) == (context.episode, 1, ("mid",))
 
 
 def test_a_forgotten_request_that_failed_leaves_nothing() -> None:
     store = MemoryStore(1, 60)
     client = Client(Sessions(store))
-    place = client.ask("u:0")
+    context = client.ask("u:0")
     Client(Sessions(store), caller("other")).ask("u:x")
-    client.end(place, None)
-    assert run(store.read(place.episode[:16])) is None
+    client.end(context, None)
+    assert run(store.read(context.episode[:16])) is None
 
 
 def test_states_stay_within_their_bounds() -> None:
@@ -698,13 +698,13 @@ def test_states_stay_within_their_bounds() -> None:
         for n in range(300):
             texts = ["u:0"]
             for step in range(4):
-                place = client.play(*texts, answer=f"{n} {step}")
+                context = client.play(*texts, answer=f"{n} {step}")
                 texts += [f"a:{n} {step}", f"u:{step}"]
-        data = run(store.read(place.episode[:16]))
+        data = run(store.read(context.episode[:16]))
         assert data is not None
         assert len(data) <= limit
-        assert 60 < len(State.decode(data)) <= 128
-        assert standing(client.ask(*texts)) == (place.episode, 4, ("low",) * 4)
+        assert 60 < len(SessionState.decode(data)) <= 128
+        assert standing(client.ask(*texts)) == (context.episode, 4, ("low",) * 4)
 
 
 class _Away:
@@ -751,8 +751,8 @@ def test_a_store_that_is_away_is_not_asked_by_every_request() -> None:
     store = _Away()
     client = Client(Sessions(store))
     store.away = True
-    places = [client.play(f"u:{n}", answer="a") for n in range(5)]
-    assert run(client.sessions.resolve("", places[0].episode)) is None
+    contexts = [client.play(f"u:{n}", answer="a") for n in range(5)]
+    assert run(client.sessions.resolve("", contexts[0].episode)) is None
     assert store.asked == 1
 
 
@@ -764,18 +764,18 @@ def test_gateways_share_sessions_in_redis() -> None:
         texts = ["u:0"]
         episodes = set()
         for step in range(6):
-            place = await gateways[step % 3].enter(caller(), call(*texts))
-            assert place.step == step
-            episodes.add(place.episode)
+            context = await gateways[step % 3].enter(caller(), call(*texts))
+            assert context.step == step
+            episodes.add(context.episode)
             answer: Outcome = outcome(f"a{step}", "low")
-            made: RoutingDecision = ruling()
-            await gateways[(step + 1) % 3].leave(place, made, answer)
+            made: RoutingDecision = routing()
+            await gateways[(step + 1) % 3].leave(context, made, answer)
             texts += [f"a:a{step}", f"u:{step}"]
         assert len(episodes) == 1
         request: Call = call("u:at once")
-        places = await asyncio.gather(*(gateways[n % 3].enter(caller(), request) for n in range(12)))
-        assert len({place.episode for place in places}) == 1
-        assert sum(place.opened for place in places) == 1
+        contexts = await asyncio.gather(*(gateways[n % 3].enter(caller(), request) for n in range(12)))
+        assert len({context.episode for context in contexts}) == 1
+        assert sum(context.opened for context in contexts) == 1
         await asyncio.gather(*(store.close() for store in stores))
 
     asyncio.run(main())

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitroute.episode import Message, Signals, View
-from bitroute.gateway.sessions.episode_state import AnsweredStep, answered
+from bitroute.gateway.sessions.episode_state import AnsweredStep, answered_step
 from bitroute.gateway.sessions.views import remembered_view, view_of
 from support.histories import turn
 
@@ -15,21 +15,21 @@ SIGNALS = Signals((-0.5, -0.25), (-0.5, 0.0), (1.0, 0.5), (0.75, 0.125))
 SUMMED = Signals((-0.75,), (-0.5,), (1.5,), (0.125,))
 
 
-def view(*texts: str, marks: dict[int, AnsweredStep] | None = None) -> View:
-    return view_of([turn(text) for text in texts], marks or {}, "high")
+def view(*texts: str, steps: dict[int, AnsweredStep] | None = None) -> View:
+    return view_of([turn(text) for text in texts], steps or {}, "high")
 
 
 def served(turns: int, variant: str, signals: Signals | None = None) -> AnsweredStep:
-    return answered(0, turns, b"request", b"answer", variant, signals)
+    return answered_step(0, turns, b"request", b"answer", variant, signals)
 
 
 @given(st.lists(st.sampled_from(["s:one", "u:two", "a:three", "a:"]), max_size=8), st.sampled_from(["s:", "u:four"]))
 def test_it_is_the_packages_own_view_wherever_there_is_one(texts: list[str], last: str) -> None:
     turns = [turn(text) for text in (*texts, last)]
-    marks = {i: served(i, f"v{i}") for i in range(len(turns))}
+    steps = {i: served(i, f"v{i}") for i in range(len(turns))}
     variants = [f"v{i}" for i, t in enumerate(turns) if t.role == "assistant"]
     messages = [Message(t.role, t.text) for t in turns]
-    found = view_of(turns, marks, "high")
+    found = view_of(turns, steps, "high")
     try:
         assert found == View.from_messages(messages, variants)
     except ValueError:
@@ -63,25 +63,25 @@ def test_a_long_history_of_one_side_is_read_once() -> None:
 
 
 def test_past_variants_and_signals_are_those_served_and_unknown_ones_count_as_high() -> None:
-    marks = {1: served(1, "low", SIGNALS), 5: served(5, "mid")}
-    found = view("u:1", "a:1", "u:2", "a:2", "u:3", "a:3", "u:4", marks=marks)
+    steps = {1: served(1, "low", SIGNALS), 5: served(5, "mid")}
+    found = view("u:1", "a:1", "u:2", "a:2", "u:3", "a:3", "u:4", steps=steps)
     assert found.variants == ("low", "high", "mid")
     assert found.signals == (SUMMED, None, None)
 
 
 def test_of_joined_actions_the_last_known_one_counts() -> None:
     texts = ("u:1", "a:1", "a:2", "a:3", "u:2")
-    assert view(*texts, marks={1: served(1, "low"), 2: served(2, "mid")}).variants == ("mid",)
-    assert view(*texts, marks={1: served(1, "low")}).variants == ("low",)
+    assert view(*texts, steps={1: served(1, "low"), 2: served(2, "mid")}).variants == ("mid",)
+    assert view(*texts, steps={1: served(1, "low")}).variants == ("low",)
 
 
 def test_one_fresh_message_a_step() -> None:
-    marks = [
-        answered(0, 2, b"", b"", "low", SIGNALS, message="be brief\nfind a cup", action="look"),
-        answered(1, 1, b"", b"", "high", message=None, action=None),
+    steps = [
+        answered_step(0, 2, b"", b"", "low", SIGNALS, message="be brief\nfind a cup", action="look"),
+        answered_step(1, 1, b"", b"", "high", message=None, action=None),
     ]
     turns = [turn("s:be brief"), turn("u:nothing here")]
-    assert remembered_view(marks, turns, 1) == View(
+    assert remembered_view(steps, turns, 1) == View(
         ("be brief\nfind a cup", "", "nothing here"), ("look", ""), ("low", "high"), (SUMMED, None)
     )
-    assert remembered_view(marks, turns, 0).messages[-1] == "be brief\nnothing here"
+    assert remembered_view(steps, turns, 0).messages[-1] == "be brief\nnothing here"

@@ -213,10 +213,10 @@ class Admin:
         host = f"[{server.admin_host}]" if ":" in server.admin_host else server.admin_host
         urls = [f"http://{host}:{server.admin_port + i}/switch" for i in range(server.workers)]
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=OTHERS), raise_for_status=True) as session:
-            told = await asyncio.gather(
+            results = await asyncio.gather(
                 *(session.post(url, json={"variant": wanted, "alone": True}) for url in urls), return_exceptions=True
             )
-        if failed := [url for url, result in zip(urls, told, strict=True) if isinstance(result, BaseException)]:
+        if failed := [url for url, result in zip(urls, results, strict=True) if isinstance(result, BaseException)]:
             raise RefusalError(502, f"These workers did not switch, all others did: {', '.join(failed)}")
 
     def _now(self) -> dict[str, object]:

@@ -123,7 +123,7 @@ class StepContext(msgspec.Struct, frozen=True):
     used again. `opened` says that this request began the episode. `seed` is the episode's, for the routers' draws.
 
     `scope` and `explicit` are the caller's. `chain` is the digest of the request's whole history (`sessions.chain`), `turns`
-    the number of messages in it: what a recorder keeps of the lineage, so that the session can be remembered after a crash.
+    the number of messages in it: what a recorder keeps of it, so that the session can be remembered after a crash.
     """
 
     session: str

@@ -194,7 +194,7 @@ class Gateway:
         async with CancelOnDisconnect(exchange, receive):
             context = exchange.context = await self.sessions.enter(exchange.caller, call)
             routing = exchange.routing = await self.policy.decide(context, call, requested, self.upstreams.saturated)
-            await self.sessions.ruled(context, routing)
+            await self.sessions.note_routing(context, routing)
             await self._relay(exchange, call, context, routing)
 
     async def _relay(self, exchange: Exchange, call: Call, context: StepContext, routing: RoutingDecision) -> None:

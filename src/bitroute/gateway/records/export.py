@@ -21,13 +21,13 @@ from bitroute.store.traces import TraceWriter
 
 @dataclass(slots=True)
 class Exported:
-    """What an export wrote: `form` says which of the two formats. `left` counts episodes that were left out, by the reason."""
+    """What an export wrote: `form` says which of the two formats. `skipped` counts episodes that were left out, by the reason."""
 
     form: Literal["traces", "features"]
     episodes: int
     steps: int
     closed: int
-    left: Counter[str]
+    skipped: Counter[str]
 
 
 def export(engine: Engine, path: Path, wanted: Filter) -> Exported:
@@ -50,12 +50,12 @@ _Counts = tuple[int, int, int, Counter[str]]
 def _traces(engine: Engine, path: Path, wanted: Filter) -> _Counts | None:
     """None when no episode has text."""
     episodes = number = closed = 0
-    left: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     with _replacing(path) as temporary:
         with TraceWriter(temporary, batch=64) as writer:
             for recorded in read_records(engine, wanted):
                 if not recorded.has_text:
-                    left["their text was not stored"] += 1
+                    skipped["their text was not stored"] += 1
                     continue
                 writer.write(whole_episode(engine, recorded))
                 episodes += 1
@@ -64,19 +64,19 @@ def _traces(engine: Engine, path: Path, wanted: Filter) -> _Counts | None:
         if not episodes:
             return None
         temporary.replace(path)
-    return episodes, number, closed, left
+    return episodes, number, closed, skipped
 
 
 def _features(engine: Engine, path: Path, wanted: Filter) -> _Counts | None:
     """None when no step has features."""
     episodes = number = closed = 0
-    left: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     with _replacing(path) as temporary:
         with temporary.open("wb") as file:
             for recorded in read_records(engine, wanted):
                 lines = [feature_line(row) for row in feature_rows(recorded)]
                 if not lines:
-                    left["the client chose their variants"] += 1
+                    skipped["the client chose their variants"] += 1
                     continue
                 file.writelines(lines)
                 episodes += 1
@@ -87,7 +87,7 @@ def _features(engine: Engine, path: Path, wanted: Filter) -> _Counts | None:
         if not episodes:
             return None
         temporary.replace(path)
-    return episodes, number, closed, left
+    return episodes, number, closed, skipped
 
 
 def feature_rows(recorded: Recorded) -> list[FeatureRow]:

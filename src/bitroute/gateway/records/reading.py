@@ -20,7 +20,7 @@ from bitroute.errors import DataError
 from bitroute.gateway.records.tables import episodes, steps
 
 SHARED: Final = "shared"  # reason of a step that is the parent's
-TOLD: Final = "history"  # reason of a step that the gateway did not serve: the client told of it
+HISTORY: Final = "history"  # reason of a step that the gateway did not serve: the client told of it
 FALLBACK: Final = "fallback"  # reason of a step that another variant answered than was decided
 _PAGE: Final = 1000  # rows in memory at a time
 
@@ -67,8 +67,8 @@ class Recorded:
     @property
     def has_text(self) -> bool:
         """Whether the texts of all its steps, and of what went before, were stored."""
-        told = self.row["first"] == 0 or self.row["history"] is not None
-        return told and all(step["message"] is not None and step["action"] is not None for step in self.steps)
+        before = self.row["first"] == 0 or self.row["history"] is not None
+        return before and all(step["message"] is not None and step["action"] is not None for step in self.steps)
 
 
 def read_records(engine: Engine, wanted: Filter | None = None) -> Iterator[Recorded]:
@@ -137,15 +137,15 @@ def _before(engine: Engine, row: Row) -> list[Step]:
     if row["first"] == 0:
         return []
     messages, actions, variants = msgspec.json.decode(row["history"], type=_History)
-    told = [
-        Step(message, action, Decision(variant, reason=TOLD), None, Usage(variant))
+    before = [
+        Step(message, action, Decision(variant, reason=HISTORY), None, Usage(variant))
         for message, action, variant in zip(messages, actions, variants, strict=True)
     ]
     with engine.connect() as connection:
         for number, step in _shared(connection, row["scope"], row["parent"], row["parent_step"]).items():
-            if number < len(told) and step["action"] == told[number].action:
-                told[number] = _step(step, told[number].message, told[number].action, SHARED)
-    return told
+            if number < len(before) and step["action"] == before[number].action:
+                before[number] = _step(step, before[number].message, before[number].action, SHARED)
+    return before
 
 
 def _shared(connection: Connection, scope: str, parent: str | None, count: int | None) -> dict[int, Row]:

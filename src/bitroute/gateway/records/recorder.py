@@ -74,7 +74,7 @@ class Recorder:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._engine: Engine | None = None
-        self._glance: SessionProbe | None = None
+        self._probe: SessionProbe | None = None
         self._away = False  # the database is, and the log says so
 
     @property
@@ -97,26 +97,28 @@ class Recorder:
     def start(self) -> None:
         """Open the database and start writing. Raises ConfigError and DataError as `tables.open_database`."""
         self._engine = open_database(self.config.url)
-        self._glance = SessionProbe(self._engine)
+        self._probe = SessionProbe(self._engine)
         self._thread = threading.Thread(target=self._run, name="records", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Write what waits, for a few seconds where the database is away, and stop. Harmless when called again."""
-        if self._thread is not None and self._engine is not None and self._glance is not None:
+        if self._thread is not None and self._engine is not None and self._probe is not None:
             self._stop.set()
             self._thread.join()
             self._thread = None
-            self._glance.close()
+            self._probe.close()
             self._engine.dispose()
 
-    def step(self, caller: Caller, call: Call, place: StepContext, ruling: RoutingDecision | None, outcome: Outcome) -> float:
+    def step(
+        self, caller: Caller, call: Call, context: StepContext, routing: RoutingDecision | None, outcome: Outcome
+    ) -> float:
         """Queue the row of one request, and its episode's when that is new; the request's cost by the cost model."""
         now = time.time()
         cost = self._cost(outcome)
-        key = (caller.scope, place.episode)
-        if place.opened or key not in self._known:
-            opening = self._opening(caller, place, ruling, now - outcome.total)
+        key = (caller.scope, context.episode)
+        if context.opened or key not in self._known:
+            opening = self._opening(caller, context, routing, now - outcome.total)
             if not self._put("episodes", opening, len(opening["history"] or "")):
                 self._turned_away += 1  # the step that goes with it
                 return cost
@@ -125,7 +127,7 @@ class Recorder:
                 self._known.popitem(last=False)
             if (reported := self._early.pop(key, None)) is not None:
                 self._put("outcomes", reported)
-        row = self._row(caller, call, place, ruling, outcome) | {"at": now - outcome.total, "cost": cost}
+        row = self._row(caller, call, context, routing, outcome) | {"at": now - outcome.total, "cost": cost}
         self._put("steps", row, len(row["message"] or "") + len(row["action"] or ""))
         return cost
 
@@ -147,7 +149,7 @@ class Recorder:
 
     async def restore(self, scope: str, session: str) -> RestoredSession | None:
         """What the records know of a session that was forgotten; None also where the database cannot say, or not soon."""
-        if self._away or (self._glance is not None and not self._glance.may_know(scope, session)):
+        if self._away or (self._probe is not None and not self._probe.may_know(scope, session)):
             return None
         try:
             async with asyncio.timeout(LOOKUP):
@@ -180,60 +182,60 @@ class Recorder:
         except CapabilityError:
             return 0.0
 
-    def _opening(self, caller: Caller, place: StepContext, ruling: RoutingDecision | None, at: float) -> Row:
-        parent, shared = place.parent or (None, None)
+    def _opening(self, caller: Caller, context: StepContext, routing: RoutingDecision | None, at: float) -> Row:
+        parent, shared = context.parent or (None, None)
         history = None
-        if place.step > 0 and self.config.store_content:
-            view = place.view
-            told = (view.messages[:-1], view.actions, view.variants)  # fewer than `step` where x-step began above 0
-            history = msgspec.json.encode(told).decode()
+        if context.step > 0 and self.config.store_content:
+            view = context.view
+            before = (view.messages[:-1], view.actions, view.variants)  # fewer than `step` where x-step began above 0
+            history = msgspec.json.encode(before).decode()
         return {
             "scope": caller.scope,
-            "id": place.episode,
-            "session": place.session,
+            "id": context.episode,
+            "session": context.session,
             "explicit": caller.explicit,
-            "source": place.source,
+            "source": context.source,
             "parent": parent,
             "parent_step": shared,
-            "first": place.step,
+            "first": context.step,
             "history": history,
-            "policy": ruling.policy if ruling else None,
-            "arm": ruling.arm if ruling else "main",
+            "policy": routing.policy if routing else None,
+            "arm": routing.arm if routing else "main",
             "ladder": self._ladder,
-            "seed": place.seed,
+            "seed": context.seed,
             "started": at,
         }
 
-    def _row(self, caller: Caller, call: Call, place: StepContext, ruling: RoutingDecision | None, outcome: Outcome) -> Row:
-        decision = ruling.decision if ruling else None
+    def _row(self, caller: Caller, call: Call, context: StepContext, routing: RoutingDecision | None, outcome: Outcome) -> Row:
+        decision = routing.decision if routing else None
         tokens, answer, content = outcome.tokens, outcome.answer, self.config.store_content
         unanswered = takewhile(lambda turn: turn.role != "assistant", reversed(call.turns))
         newest = [turn.digest.hex() for turn in islice(unanswered, NEWEST)]
         return {
             "scope": caller.scope,
-            "episode": place.episode,
-            "step": place.step,
+            "episode": context.episode,
+            "step": context.step,
             "endpoint": call.endpoint.value,
             "model": call.model,
             "stream": call.stream,
             "tool": ", ".join(call.tools)[:NAMED] or None,
-            "retry": place.retried is not None,
+            "retry": context.retried is not None,
             "variant": outcome.variant,
             "decision": decision.variant if decision else None,
-            "intended": ruling.intended if ruling else None,
+            "intended": routing.intended if routing else None,
             "score": _finite(decision.score) if decision else None,
-            "threshold": _finite(ruling.threshold) if ruling else None,
+            "threshold": _finite(routing.threshold) if routing else None,
             "propensity": decision.propensity if decision else None,
-            "policy": ruling.policy if ruling else None,
-            "arm": ruling.arm if ruling else None,
-            "budget": ruling.budget if ruling else None,
-            "flipped": ruling.flipped if ruling else None,
+            "policy": routing.policy if routing else None,
+            "arm": routing.arm if routing else None,
+            "budget": routing.budget if routing else None,
+            "flipped": routing.flipped if routing else None,
             "reason": decision.reason if decision else None,
-            "source": place.source,
+            "source": context.source,
             "prefill": tokens.prefill if tokens else None,
             "cached": tokens.cached if tokens else None,
             "decode": tokens.decode if tokens else None,
-            "router": ruling.seconds if ruling else None,
+            "router": routing.seconds if routing else None,
             "overhead": outcome.overhead,
             "first_token": outcome.first_token,
             "total": outcome.total,
@@ -241,13 +243,13 @@ class Recorder:
             "ended": outcome.ended,
             "attempts": msgspec.json.encode(outcome.attempts).decode(),
             "digest": call.digest.hex(),
-            "chain": place.chain.hex(),
-            "turns": place.turns,
+            "chain": context.chain.hex(),
+            "turns": context.turns,
             "newest": ",".join(reversed(newest)),
             "answer": answer.digest.hex() if answer else None,
-            "features": msgspec.json.encode(ruling.features).decode() if ruling and ruling.features is not None else None,
+            "features": msgspec.json.encode(routing.features).decode() if routing and routing.features is not None else None,
             "signals": msgspec.json.encode(outcome.signals).decode() if outcome.signals else None,
-            "message": place.view.messages[-1] if content else None,
+            "message": context.view.messages[-1] if content else None,
             "action": answer.text if answer and content else None,
         }
 
@@ -287,7 +289,7 @@ class Recorder:
                     if not self._singly():
                         return False
                 else:
-                    self._tell(error)
+                    self._log_away(error)
                     return False
             self._done(self._batch)
             self._batch = []
@@ -304,7 +306,7 @@ class Recorder:
             except Exception as error:  # as above
                 if not _of_a_row(error):
                     self.failures += 1
-                    self._tell(error)
+                    self._log_away(error)
                     return False
                 self._lost += 1
                 _log.error("records: the database refuses a row of %s (%s)", self._batch[0][0], type(error).__name__)
@@ -320,7 +322,7 @@ class Recorder:
         for _, row in batch:
             self._text_done += sum(len(row.get(name) or "") for name in ("history", "message", "action"))
 
-    def _tell(self, error: Exception) -> None:
+    def _log_away(self, error: Exception) -> None:
         """Log that the database is away, once until it is back."""
         if not self._away:
             self._away = True

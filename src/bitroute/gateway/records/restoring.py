@@ -25,7 +25,7 @@ from bitroute.gateway.sessions.episode_state import (
     EpisodeState,
     PendingRequest,
     RestoredSession,
-    answered,
+    answered_step,
 )
 
 # Made once: every new session is asked for, and to make a query takes longer than to find nothing.
@@ -47,24 +47,24 @@ def restore(engine: Engine, scope: str, session: str) -> RestoredSession | None:
         names = [row["id"] for row in rows]
         query = select(steps).where(steps.c.scope == scope, steps.c.episode.in_(names)).order_by(steps.c.episode, steps.c.id)
         requests = {name: list(found) for name, found in groupby(connection.execute(query).mappings(), lambda r: r["episode"])}
-    lineages: dict[str, EpisodeState] = {}
+    states: dict[str, EpisodeState] = {}
     for row in reversed(rows):  # parents began before their branches
         own = requests.get(row["id"], [])
         parent = (row["parent"], row["parent_step"]) if row["parent"] is not None else None
-        lineage = EpisodeState(row["id"], row["seed"], parent, stepped=_stepped(own), closed=row["ended"] is not None)
-        if parent is not None and parent[0] in lineages:
-            lineage.marks = [mark for mark in lineages[parent[0]].marks if mark.step < parent[1]]
+        state = EpisodeState(row["id"], row["seed"], parent, stepped=_stepped(own), closed=row["ended"] is not None)
+        if parent is not None and parent[0] in states:
+            state.steps = [answered for answered in states[parent[0]].steps if answered.step < parent[1]]
         for request in own:
             if request["answer"] is not None:
-                lineage.put(_mark(request, lineage.stepped))
+                state.put(_answered(request, state.stepped))
         if own:
-            lineage.latest = _try(own[-1])
-        lineages[row["id"]] = lineage
-    for lineage in lineages.values():
-        if lineage.closed:
-            lineage.marks, lineage.latest = [], None
-    order = sorted(lineages, key=lambda name: requests[name][-1]["id"] if name in requests else 0)
-    return RestoredSession([lineages[name] for name in order], begun=begun, scope=scope, session=session)
+            state.pending = _pending(own[-1])
+        states[row["id"]] = state
+    for state in states.values():
+        if state.closed:
+            state.steps, state.pending = [], None
+    order = sorted(states, key=lambda name: requests[name][-1]["id"] if name in requests else 0)
+    return RestoredSession([states[name] for name in order], begun=begun, scope=scope, session=session)
 
 
 class SessionProbe:
@@ -100,9 +100,9 @@ def _stepped(requests: Iterable[Row]) -> bool | None:
     return later[-1] if later else None
 
 
-def _mark(row: Row, stepped: bool | None) -> AnsweredStep:
+def _answered(row: Row, stepped: bool | None) -> AnsweredStep:
     texts = (row["message"], row["action"]) if stepped is not False else (None, None)
-    return answered(
+    return answered_step(
         row["step"],
         row["turns"],
         bytes.fromhex(row["chain"]),
@@ -114,11 +114,11 @@ def _mark(row: Row, stepped: bool | None) -> AnsweredStep:
     )
 
 
-def _try(row: Row) -> PendingRequest:
+def _pending(row: Row) -> PendingRequest:
     """The newest request, which has ended: a retry of it is decided as it was."""
-    ruling = None
+    routing = None
     if row["decision"] is not None:
-        ruling = RoutingDecision(
+        routing = RoutingDecision(
             Decision(row["decision"], row["score"], row["reason"], row["propensity"]),
             row["intended"],
             row["policy"],
@@ -136,5 +136,5 @@ def _try(row: Row) -> PendingRequest:
         row["turns"],
         flights=0,
         answered=row["answer"] is not None,
-        ruling=msgspec.msgpack.encode(ruling) if ruling else b"",
+        routing=msgspec.msgpack.encode(routing) if routing else b"",
     )

@@ -1,9 +1,9 @@
 """Who decides, in which mode, within which budget: from a request's place in its episode to the variant that serves it.
 
 It knows routers, budgets and the names a request may ask for, and nothing of HTTP or upstreams. The order of precedence: the
-kill switch; the ruling of an earlier try of the same step; a variant asked for by name or forced; then the router, whose choice
-may be replaced by shadow mode or flipped by explore mode, and is raised to the highest floor of its tools. A key's floor raises
-both that and what is asked for; tools' floors do not bind what was asked for.
+kill switch; the decision for an earlier try of the same step; a variant asked for by name or forced; then the router, whose
+choice may be replaced by shadow mode or flipped by explore mode, and is raised to the highest floor of its tools. A key's floor
+raises both that and what is asked for; tools' floors do not bind what was asked for.
 
 `decision.reason` is the router's own word where it was followed, else `shadow`, `flip`, `floor` (a floor holds for this step,
 raised or not), `late` and `router-error` (it failed: high is served), `saturated` (it failed, and high has no room: low),
@@ -221,24 +221,24 @@ class Policy:
         )
 
     async def decide(
-        self, place: StepContext, call: Call, requested: RouteRequest, saturated: Callable[[str], bool]
+        self, context: StepContext, call: Call, requested: RouteRequest, saturated: Callable[[str], bool]
     ) -> RoutingDecision:
         """The variant of this step. `saturated(variant)` says whether all of its replicas are full. Never fails."""
         if self._switched is not None:
-            return self._fixed(place, self._switched, "switch")
-        if place.retried is not None:
-            return place.retried
+            return self._fixed(context, self._switched, "switch")
+        if context.retried is not None:
+            return context.retried
         if requested.variant is not None:
             floor = max(requested.floor or requested.variant, requested.variant, key=self.ladder.index)
-            return self._fixed(place, floor, requested.reason if floor == requested.variant else "floor")
-        arm = self._arm(place.seed)
+            return self._fixed(context, floor, requested.reason if floor == requested.variant else "floor")
+        arm = self._arm(context.seed)
         budget = arm.budget if requested.budget is None or requested.reason == AUTO else requested.budget
         version = arm.version
-        row = self._features(place)
+        row = self._features(context)
         started = time.perf_counter()
         threshold = None
         try:
-            decision, threshold = await self._choose(version, version.control(budget), place, row)
+            decision, threshold = await self._choose(version, version.control(budget), context, row)
         except TimeoutError:
             decision = self._fall("late", saturated)
         except Exception as error:  # a router's own defect must not fail the request
@@ -248,7 +248,7 @@ class Policy:
             decision = self._fall("router-error", saturated)
         seconds = time.perf_counter() - started
         lowest = self._floor(call.tools, requested.floor)
-        served, flipped = self._serve(decision, place, lowest)
+        served, flipped = self._serve(decision, context, lowest)
         return RoutingDecision(
             served,
             decision.variant,
@@ -262,16 +262,16 @@ class Policy:
             lowest,
         )
 
-    def observe(self, place: StepContext, ruling: RoutingDecision, outcome: Outcome) -> None:
+    def observe(self, context: StepContext, routing: RoutingDecision, outcome: Outcome) -> None:
         """Count what a step spent, once, where the router decided; its thresholds may follow."""
-        if place.retried is not None or ruling.budget is None or ruling.decision.reason in FAILED:
+        if context.retried is not None or routing.budget is None or routing.decision.reason in FAILED:
             return
-        version = next((arm.version for arm in self._arms if arm.name == ruling.arm), None)
-        if version is None or self._named(version) != ruling.policy:
+        version = next((arm.version for arm in self._arms if arm.name == routing.arm), None)
+        if version is None or self._named(version) != routing.policy:
             return  # decided by a version that has been replaced
-        control = version.control(ruling.budget)
+        control = version.control(routing.budget)
         before = control.alarm
-        chosen = ruling.intended if self.mode == "shadow" else ruling.decision.variant
+        chosen = routing.intended if self.mode == "shadow" else routing.decision.variant
         control.observe(self.ladder.index(chosen) / max(1, len(self.ladder) - 1))
         if control.alarm != before:
             log.warning(
@@ -323,23 +323,23 @@ class Policy:
         }
 
     async def _choose(
-        self, version: LoadedPolicy, control: Control, place: StepContext, row: Floats
+        self, version: LoadedPolicy, control: Control, context: StepContext, row: Floats
     ) -> tuple[Decision, float | None]:
         """The router's own decision and its threshold, if it has one."""
-        router, view = version.loaded.at(control.budget), place.view
+        router, view = version.loaded.at(control.budget), context.view
         if not isinstance(router, ThresholdRouter):
-            return router.decide([view], [router.begin(place.seed)])[0], None
+            return router.decide([view], [router.begin(context.seed)])[0], None
         if version.loaded.slow:
-            parent = place.parent[0] if place.parent is not None else None
+            parent = context.parent[0] if context.parent is not None else None
             async with asyncio.timeout(self.config.routing.timeout):
-                score = await self._thread.score(router, version.loaded.version, place.episode, place.seed, view, parent)
+                score = await self._thread.score(router, version.loaded.version, context.episode, context.seed, view, parent)
         elif isinstance(router, SignalsRouter):
             score = router.score(row)
         else:
-            (score,) = router.scores([view], [Scored(place.seed)])
+            (score,) = router.scores([view], [Scored(context.seed)])
         thresholds = control.thresholds(version.scores)
         version.see(score)
-        return router.settle(score, thresholds, place.seed, len(view.actions)), thresholds[0]
+        return router.settle(score, thresholds, context.seed, len(view.actions)), thresholds[0]
 
     def _floor(self, tools: Sequence[str], lowest: str | None) -> str | None:
         """The highest of the tools' floors and the key's, None where that is the ladder's lowest."""
@@ -348,13 +348,13 @@ class Policy:
             floors.append(lowest)
         return max(floors, key=self.ladder.index, default=None)
 
-    def _serve(self, decision: Decision, place: StepContext, floor: str | None) -> tuple[Decision, bool]:
+    def _serve(self, decision: Decision, context: StepContext, floor: str | None) -> tuple[Decision, bool]:
         """What is served of the router's decision above `floor`, and whether that is a flip."""
         flipped, failed = False, decision.reason in FAILED
         if self.mode == "shadow":
             decision = Decision(self._served, decision.score, decision.reason if failed else "shadow")
         elif self.mode == "explore" and not failed and floor is None:
-            decision, flipped = self._explore.apply(decision, self.ladder, place.seed, place.step)
+            decision, flipped = self._explore.apply(decision, self.ladder, context.seed, context.step)
         if floor is not None:
             variant = max(decision.variant, floor, key=self.ladder.index)
             # Only the lowest and the highest are ever drawn, so a floor between them leaves a draw's probability as it is.
@@ -364,7 +364,7 @@ class Policy:
         return decision, flipped
 
     def _named(self, version: LoadedPolicy) -> str:
-        """What rulings call a policy: one that only watches must not be credited with what was served."""
+        """What routing decisions call a policy: one that only watches must not be credited with what was served."""
         return f"shadow:{version.policy}" if self.mode == "shadow" else version.policy
 
     def _fall(self, reason: str, saturated: Callable[[str], bool]) -> Decision:
@@ -376,26 +376,26 @@ class Policy:
         self.counts["high"] += 1
         return Decision(self.ladder[-1], reason=reason)
 
-    def _fixed(self, place: StepContext, variant: str, reason: str) -> RoutingDecision:
+    def _fixed(self, context: StepContext, variant: str, reason: str) -> RoutingDecision:
         """A step that no router decides."""
-        features_ = tuple(self._features(place).tolist())
+        features_ = tuple(self._features(context).tolist())
         return RoutingDecision(Decision(variant, reason=reason), variant, f"{reason}:{variant}", features=features_)
 
-    def _features(self, place: StepContext) -> Floats:
-        trail = self._trails.take(place.episode) or FeatureState()
-        row = features(place.view, self.ladder[-1], trail)
-        self._trails.put(place.episode, trail)
+    def _features(self, context: StepContext) -> Floats:
+        trail = self._trails.take(context.episode) or FeatureState()
+        row = features(context.view, self.ladder[-1], trail)
+        self._trails.put(context.episode, trail)
         return row
 
     def _arm(self, seed: int) -> Arm:
         """The episode's arm; a branch with its parent's seed stays with it."""
         if len(self._arms) == 1:
             return self._arms[0]
-        left = uniform(seed, "arm")
+        drawn = uniform(seed, "arm")
         for arm, share in zip(self._arms[1:], self._shares[1:], strict=True):
-            if left < share:
+            if drawn < share:
                 return arm
-            left -= share
+            drawn -= share
         return self._arms[0]
 
     async def _watch(self) -> None:

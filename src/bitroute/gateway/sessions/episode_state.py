@@ -1,4 +1,4 @@
-"""What is remembered of a session: its episodes, each as the lineage of messages that it grew along. Digests, not texts.
+"""What is remembered of a session: its episodes, each with the messages that it grew along. Digests, not texts.
 
 A history is named by a chain of digests, so a request that repeats the messages of an earlier one, and the answer to it,
 continues that episode; what shares only a part of them branches off. It knows nothing of stores, clocks or bodies.
@@ -72,7 +72,7 @@ class AnsweredStep(msgspec.Struct, array_like=True):
 class PendingRequest(msgspec.Struct, array_like=True):
     """The newest request of an episode, for its retries: `body` is the digest of its body, `flights` how many are under way.
 
-    `ruling` is msgpack of a `RoutingDecision`, empty until one is known: it is read only when there is a retry.
+    `routing` is msgpack of a `RoutingDecision`, empty until one is known: it is read only when there is a retry.
     """
 
     body: bytes
@@ -81,16 +81,16 @@ class PendingRequest(msgspec.Struct, array_like=True):
     turns: int
     flights: int = 1
     answered: bool = False
-    ruling: bytes = b""
+    routing: bytes = b""
 
     @property
     def decided(self) -> RoutingDecision | None:
-        """The ruling, if it is known."""
-        return msgspec.msgpack.decode(self.ruling, type=RoutingDecision) if self.ruling else None
+        """The routing, if it is known."""
+        return msgspec.msgpack.decode(self.routing, type=RoutingDecision) if self.routing else None
 
 
 class EpisodeState(msgspec.Struct, array_like=True):
-    """One episode. `marks` are its answered steps in order; a branch's begin with those that it shares with its parent.
+    """One episode. `steps` are the answered ones in order; a branch's begin with those that it shares with its parent.
 
     `stepped` says that it grows by one fresh message a step (None: not known, it has had one step only); `system` is then the
     chain of the system messages that it began with. `closed`: its outcome was reported, nothing continues it.
@@ -99,8 +99,8 @@ class EpisodeState(msgspec.Struct, array_like=True):
     id: str
     seed: int
     parent: tuple[str, int] | None = None
-    marks: list[AnsweredStep] = []
-    latest: PendingRequest | None = None
+    steps: list[AnsweredStep] = []
+    pending: PendingRequest | None = None
     stepped: bool | None = False
     system: bytes = ROOT
     closed: bool = False
@@ -108,34 +108,34 @@ class EpisodeState(msgspec.Struct, array_like=True):
     @property
     def waiting(self) -> bool:
         """Whether its newest request has no answer, be it under way or failed."""
-        return self.latest is not None and not self.latest.answered
+        return self.pending is not None and not self.pending.answered
 
     @property
     def free(self) -> bool:
         """Whether its next step may be taken: no request of it is under way."""
-        return self.latest is None or self.latest.answered or self.latest.flights <= 0
+        return self.pending is None or self.pending.answered or self.pending.flights <= 0
 
-    def put(self, mark: AnsweredStep) -> None:
+    def put(self, answered: AnsweredStep) -> None:
         """Add an answered step; the newer answer of a step replaces the older one."""
-        at = len(self.marks)
-        while at and self.marks[at - 1].step > mark.step:
+        at = len(self.steps)
+        while at and self.steps[at - 1].step > answered.step:
             at -= 1
-        if at and self.marks[at - 1].step == mark.step:
-            self.marks[at - 1] = mark
+        if at and self.steps[at - 1].step == answered.step:
+            self.steps[at - 1] = answered
         else:
-            self.marks.insert(at, mark)
+            self.steps.insert(at, answered)
 
 
 class RestoredSession(msgspec.Struct):
-    """What the records know of a session: `lineages` in the order of their newest requests; `begun` counts all its episodes."""
+    """What the records know of a session: `episodes` in the order of their newest requests; `begun` counts all its episodes."""
 
-    lineages: list[EpisodeState] = []
+    episodes: list[EpisodeState] = []
     begun: int = 0
     scope: str = ""
     session: str = ""
 
 
-def answered(
+def answered_step(
     step: int,
     turns: int,
     request: bytes,
@@ -146,7 +146,7 @@ def answered(
     message: str | None = None,
     action: str | None = None,
 ) -> AnsweredStep:
-    """The mark of an answered step: `request` is its chain over `turns` messages, `answer` the digest of the answer itself."""
+    """An answered step: `request` is its chain over `turns` messages, `answer` the digest of the answer alone."""
     sums = None
     if signals is not None:
         sums = (
@@ -158,9 +158,9 @@ def answered(
     return AnsweredStep(step, turns, request, extend(request, answer), variant, sums, None, message, action)
 
 
-def signals_of(mark: AnsweredStep) -> Signals | None:
+def signals_of(answered: AnsweredStep) -> Signals | None:
     """A past step's signals as routers read them: one entry that stands for all choices."""
-    if mark.signals is None:
+    if answered.signals is None:
         return None
-    logprobs, constrained, entropy, margin = mark.signals
+    logprobs, constrained, entropy, margin = answered.signals
     return Signals((logprobs,), (constrained,), (entropy,), (margin,))

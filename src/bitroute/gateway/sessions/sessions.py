@@ -1,6 +1,6 @@
 """Where a request stands: the session's memory is read, the request finds its episode and step, and its end is noted.
 
-Within a session the lineage of messages names the episode. A request that repeats an episode's last request and goes on with an
+Within a session its history names the episode. A request that repeats an episode's last request and goes on with an
 assistant message continues it; one that shares only a beginning branches off; one that shares nothing (a subagent, a title
 call, a compaction, an edited opening) begins a new episode. Agents that send one fresh message a step say so by x-step, or by
 a `conversation` that the server keeps. It knows neither policies nor upstreams, and of texts only what views and x-step need.
@@ -17,9 +17,9 @@ from typing import Final, TypeVar
 import msgspec
 
 from bitroute.gateway.core.values import Call, Caller, Outcome, RoutingDecision, StepContext
-from bitroute.gateway.sessions.episode_state import EpisodeState, PendingRequest, RestoredSession, answered
-from bitroute.gateway.sessions.placing import Entry
-from bitroute.gateway.sessions.state import LIMIT, SHARED_LIMIT, State
+from bitroute.gateway.sessions.entry import Entry
+from bitroute.gateway.sessions.episode_state import EpisodeState, PendingRequest, RestoredSession, answered_step
+from bitroute.gateway.sessions.session_state import LIMIT, SHARED_LIMIT, SessionState
 from bitroute.gateway.sessions.store import SessionStore, StoreError
 
 _log = logging.getLogger(__name__)
@@ -51,11 +51,11 @@ class Sessions:
         self._again = 0.0  # when it is asked again
 
     async def enter(self, caller: Caller, call: Call) -> StepContext:
-        """Find the request's place, and note that its step is under way until `leave`.
+        """Find where the request stands, and note that its step is under way until `leave`.
 
         A retry (a retry-count header, or the same body while the first is unanswered) stands where the first try stands, with
-        that one's ruling; nothing is appended twice. Under a hint, equal bodies without the header are samples of a group:
-        they share the ruling, not the episode.
+        that one's decision; nothing is appended twice. Under a hint, equal bodies without the header are samples of a group:
+        they share the decision, not the episode.
         """
         key = _key(caller.scope, caller.session, caller.explicit)
         found: RestoredSession | None = None
@@ -68,8 +68,8 @@ class Sessions:
                     raise _UnrestoredError
                 if not unasked:
                     state.adopt(found)
-            place = Entry(state, caller, call, key, self._high).place()
-            return state.encode(LIMIT if caller.explicit else SHARED_LIMIT), place
+            context = Entry(state, caller, call, key, self._high).enter()
+            return state.encode(LIMIT if caller.explicit else SHARED_LIMIT), context
 
         try:
             return await self._update(key, change)
@@ -78,57 +78,57 @@ class Sessions:
             found, unasked = await self._restore(caller.scope, caller.session), False
             return await self._update(key, change)
 
-    async def ruled(self, place: StepContext, ruling: RoutingDecision) -> None:
-        """Note the ruling of a request that is under way, for retries that come before it has ended. `leave` does so too."""
+    async def note_routing(self, context: StepContext, routing: RoutingDecision) -> None:
+        """Note the decision for a request that is under way, for retries that come before it has ended. `leave` does so too."""
 
         def change(data: bytes | None) -> tuple[bytes | None, None]:
-            state = _state(data, place.scope, place.session)
-            lineage = state.find(place.episode)
-            latest = _try(lineage, place) if lineage is not None else None
-            if lineage is None or latest is None:
+            state = _state(data, context.scope, context.session)
+            episode = state.find(context.episode)
+            pending = _pending(episode, context) if episode is not None else None
+            if episode is None or pending is None:
                 return None, None
-            latest.ruling = msgspec.msgpack.encode(ruling)
-            state.put(lineage)
-            return state.encode(_limit(place)), None
+            pending.routing = msgspec.msgpack.encode(routing)
+            state.put(episode)
+            return state.encode(_limit(context)), None
 
-        await self._update(_key(place.scope, place.session, place.explicit), change)
+        await self._update(_key(context.scope, context.session, context.explicit), change)
 
-    async def leave(self, place: StepContext, ruling: RoutingDecision | None, outcome: Outcome) -> None:
+    async def leave(self, context: StepContext, routing: RoutingDecision | None, outcome: Outcome) -> None:
         """Note how the step ended. One without an answer is no step: its place is free again."""
 
         def change(data: bytes | None) -> tuple[bytes | None, None]:
-            state = _state(data, place.scope, place.session)
-            lineage = state.find(place.episode)
-            if lineage is None:
+            state = _state(data, context.scope, context.session)
+            episode = state.find(context.episode)
+            if episode is None:
                 if outcome.answer is None:
                     return None, None
                 # Forgotten meanwhile. Where the client goes on, it is known again from here.
-                lineage = EpisodeState(place.episode, place.seed, place.parent, stepped=None)
-            if lineage.closed:
+                episode = EpisodeState(context.episode, context.seed, context.parent, stepped=None)
+            if episode.closed:
                 return None, None
-            if (latest := _try(lineage, place)) is not None:
-                latest.flights = max(0, latest.flights - 1)
-                latest.answered |= outcome.answer is not None
-                if ruling is not None:
-                    latest.ruling = msgspec.msgpack.encode(ruling)
+            if (pending := _pending(episode, context)) is not None:
+                pending.flights = max(0, pending.flights - 1)
+                pending.answered |= outcome.answer is not None
+                if routing is not None:
+                    pending.routing = msgspec.msgpack.encode(routing)
             if outcome.answer is not None:
-                self._answered(lineage, place, ruling, outcome)
-            state.put(lineage)
-            return state.encode(_limit(place)), None
+                self._answered(episode, context, routing, outcome)
+            state.put(episode)
+            return state.encode(_limit(context)), None
 
-        await self._update(_key(place.scope, place.session, place.explicit), change)
+        await self._update(_key(context.scope, context.session, context.explicit), change)
 
-    def _answered(self, lineage: EpisodeState, place: StepContext, ruling: RoutingDecision | None, outcome: Outcome) -> None:
-        if any(mark.step == place.step for mark in lineage.marks[:-1]):
+    def _answered(self, episode: EpisodeState, context: StepContext, routing: RoutingDecision | None, outcome: Outcome) -> None:
+        if any(answered.step == context.step for answered in episode.steps[:-1]):
             return  # the late answer of a first try, whose retry's answer the client has gone on with
         assert outcome.answer is not None
-        variant = outcome.variant or (ruling.decision.variant if ruling else self._high)
-        texts = (place.view.messages[-1], outcome.answer.text) if lineage.stepped else (None, None)
-        lineage.put(
-            answered(
-                place.step,
-                place.turns,
-                place.chain,
+        variant = outcome.variant or (routing.decision.variant if routing else self._high)
+        texts = (context.view.messages[-1], outcome.answer.text) if episode.stepped else (None, None)
+        episode.put(
+            answered_step(
+                context.step,
+                context.turns,
+                context.chain,
                 outcome.answer.digest,
                 variant,
                 outcome.signals,
@@ -142,29 +142,29 @@ class Sessions:
         of its newest request. None when nothing of that name is remembered.
         """
         data = await self._read(id[:_KEY])
-        state = State.decode(data) if data is not None else None
+        state = SessionState.decode(data) if data is not None else None
         if state is not None and state.scope == scope and state.find(id) is not None:
             return id
         data = await self._read(_key(scope, id, True))
         state = _state(data, scope, id)
         if not len(state) and self._restore is not None:
             state.adopt(await self._restore(scope, id))
-        newest = next(state.lineages(), None)
+        newest = next(state.episodes(), None)
         return newest.id if newest is not None else None
 
-    async def close_episode(self, scope: str, episode: str) -> None:
+    async def close_episode(self, scope: str, id_: str) -> None:
         """Note that an episode's outcome was reported: whatever repeats its history from now on begins a new one."""
 
         def change(data: bytes | None) -> tuple[bytes | None, None]:
-            state = State.decode(data) if data is not None else None
-            lineage = state.find(episode) if state is not None and state.scope == scope else None
-            if state is None or lineage is None:
+            state = SessionState.decode(data) if data is not None else None
+            episode = state.find(id_) if state is not None and state.scope == scope else None
+            if state is None or episode is None:
                 return None, None
-            lineage.closed, lineage.marks, lineage.latest = True, [], None
-            state.put(lineage)
+            episode.closed, episode.steps, episode.pending = True, [], None
+            state.put(episode)
             return state.encode(SHARED_LIMIT), None
 
-        await self._update(episode[:_KEY], change)
+        await self._update(id_[:_KEY], change)
 
     async def _update(self, key: str, change: Callable[[bytes | None], tuple[bytes | None, T]]) -> T:
         if self._spared():
@@ -172,9 +172,9 @@ class Sessions:
         try:
             result = await self._store.update(key, change)
         except StoreError as error:
-            self._tell(error)
+            self._log_away(error)
             return change(None)[1]
-        self._tell(None)
+        self._log_away(None)
         return result
 
     async def _read(self, key: str) -> bytes | None:
@@ -183,7 +183,7 @@ class Sessions:
         try:
             return await self._store.read(key)
         except StoreError as error:
-            self._tell(error)
+            self._log_away(error)
             return None
 
     def _spared(self) -> bool:
@@ -196,7 +196,7 @@ class Sessions:
         self._again = now + PAUSE  # this one asks for all
         return False
 
-    def _tell(self, error: StoreError | None) -> None:
+    def _log_away(self, error: StoreError | None) -> None:
         """Log that the store went away or came back, once each."""
         if error is not None:
             self._again = time.monotonic() + PAUSE
@@ -211,20 +211,20 @@ def _key(scope: str, session: str, explicit: bool) -> str:
     return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=_KEY // 2).hexdigest()
 
 
-def _state(data: bytes | None, scope: str, session: str) -> State:
+def _state(data: bytes | None, scope: str, session: str) -> SessionState:
     """The stored state of a session, or a new one (also where another session's key is the same)."""
     if data is not None:
-        state = State.decode(data)
+        state = SessionState.decode(data)
         if state.scope == scope and state.session == session:
             return state
-    return State(scope, session)
+    return SessionState(scope, session)
 
 
-def _try(lineage: EpisodeState, place: StepContext) -> PendingRequest | None:
-    """The episode's newest request, if that is the one at `place` or a retry of it."""
-    latest = lineage.latest
-    return latest if latest is not None and latest.step == place.step and latest.request == place.chain else None
+def _pending(episode: EpisodeState, context: StepContext) -> PendingRequest | None:
+    """The episode's newest request, if that is the one at `context` or a retry of it."""
+    pending = episode.pending
+    return pending if pending is not None and pending.step == context.step and pending.request == context.chain else None
 
 
-def _limit(place: StepContext) -> int:
-    return LIMIT if place.explicit else SHARED_LIMIT
+def _limit(context: StepContext) -> int:
+    return LIMIT if context.explicit else SHARED_LIMIT

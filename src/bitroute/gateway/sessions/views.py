@@ -12,15 +12,15 @@ from bitroute.gateway.core.values import Turn
 from bitroute.gateway.sessions.episode_state import AnsweredStep, read_turns, signals_of
 
 
-def view_of(turns: Sequence[Turn], marks: Mapping[int, AnsweredStep], unknown: str) -> View:
-    """The view of a history; `marks` are the served steps by the number of messages that each answered.
+def view_of(turns: Sequence[Turn], steps: Mapping[int, AnsweredStep], unknown: str) -> View:
+    """The view of a history; `steps` are the served steps by the number of messages that each answered.
 
     Consecutive messages of one side are joined with a newline. An answer that nobody asked for (the history begins with it)
     follows an empty message; assistant messages at the end begin the coming answer and are not read. A past action that no
-    mark tells of (it was served elsewhere, or is forgotten) counts as `unknown`; of joined ones the last that is known counts.
+    step tells of (it was served elsewhere, or is forgotten) counts as `unknown`; of joined ones the last that is known counts.
     """
     # Parts are joined at the end: a history of a million messages of one side must not be copied a million times.
-    told: list[list[str]] = []
+    messages: list[list[str]] = []
     actions: list[list[str]] = []
     variants: list[str] = []
     signals: list[Signals | None] = []
@@ -29,38 +29,38 @@ def view_of(turns: Sequence[Turn], marks: Mapping[int, AnsweredStep], unknown: s
         turn = turns[i]
         if turn.role != "assistant":
             if asked:
-                told[-1].append(turn.text)
+                messages[-1].append(turn.text)
             else:
-                told.append([turn.text])
+                messages.append([turn.text])
             asked, answering = True, False
             continue
-        mark = marks.get(i)
+        answered = steps.get(i)
         if answering:
             actions[-1].append(turn.text)
-            if mark is not None:
-                variants[-1], signals[-1] = mark.variant, signals_of(mark)
+            if answered is not None:
+                variants[-1], signals[-1] = answered.variant, signals_of(answered)
             continue
         if not asked:
-            told.append([])
+            messages.append([])
         actions.append([turn.text])
-        variants.append(unknown if mark is None else mark.variant)
-        signals.append(None if mark is None else signals_of(mark))
+        variants.append(unknown if answered is None else answered.variant)
+        signals.append(None if answered is None else signals_of(answered))
         asked, answering = False, True
     if not asked:
-        told.append([])
-    return View(tuple(map("\n".join, told)), tuple(map("\n".join, actions)), tuple(variants), tuple(signals))
+        messages.append([])
+    return View(tuple(map("\n".join, messages)), tuple(map("\n".join, actions)), tuple(variants), tuple(signals))
 
 
-def remembered_view(marks: Iterable[AnsweredStep], turns: Sequence[Turn], system: int) -> View:
+def remembered_view(steps: Iterable[AnsweredStep], turns: Sequence[Turn], system: int) -> View:
     """The view of an agent that sends one fresh message a step: the remembered steps, then this request's messages.
 
-    The first `system` messages are left out, they were told before. A text that had to be forgotten reads as an empty one.
+    The first `system` messages are left out, they were read before. A text that had to be forgotten reads as an empty one.
     """
-    past = tuple(marks)
+    past = tuple(steps)
     fresh = "\n".join(turn.text for turn in turns[system:] if turn.role != "assistant")
     return View(
-        (*(mark.message or "" for mark in past), fresh),
-        tuple(mark.action or "" for mark in past),
-        tuple(mark.variant for mark in past),
-        tuple(signals_of(mark) for mark in past),
+        (*(answered.message or "" for answered in past), fresh),
+        tuple(answered.action or "" for answered in past),
+        tuple(answered.variant for answered in past),
+        tuple(signals_of(answered) for answered in past),
     )

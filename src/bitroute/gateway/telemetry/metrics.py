@@ -1,4 +1,4 @@
-"""What is counted for Prometheus. It sees rulings and outcomes, never a client's words: each label comes from a closed set.
+"""What is counted for Prometheus. It sees decisions and outcomes, never a client's words: each label is of a closed set.
 
 Labels are variants of the ladder, endpoints, status classes, reasons (the first few dozen that routers give, then `other`) and
 the configured replicas, so the number of series does not grow with traffic.
@@ -57,22 +57,22 @@ class Metrics:
         """A gauge with labels: `read` gives (label values, value) pairs. Their set must be bounded."""
         self.registry.register(_Watched(f"bitroute_{name}", help_, labels, read))
 
-    def observe(self, endpoint: Endpoint, ruling: RoutingDecision | None, outcome: Outcome) -> None:
-        """Count one request at its end. `ruling` is None where it ended before one was made."""
-        decided = ruling.decision.variant if ruling else None
+    def observe(self, endpoint: Endpoint, routing: RoutingDecision | None, outcome: Outcome) -> None:
+        """Count one request at its end. `routing` is None where it ended before one was made."""
+        decided = routing.decision.variant if routing else None
         variant = self._variant(outcome.variant or decided)
         self._requests(endpoint.value, variant, _status(outcome.status)).inc()
         self._ended(outcome.ended).inc()
         for attempt in outcome.attempts:
             self._attempts(self._variant(attempt.variant), _status(attempt.status)).inc()
-        if ruling is None:
+        if routing is None:
             return
-        reason = self._reason(ruling.decision.reason)
+        reason = self._reason(routing.decision.reason)
         served = self._variant(decided)
         self._decisions(served, reason).inc()
-        if ruling.intended != decided:
+        if routing.intended != decided:
             self._overruled(reason).inc()
-        self._router(served).observe(ruling.seconds)
+        self._router(served).observe(routing.seconds)
         if outcome.overhead > 0:
             self._overhead(served).observe(outcome.overhead)
         if outcome.variant is None:

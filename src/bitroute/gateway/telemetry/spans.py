@@ -46,8 +46,8 @@ class Telemetry:
         headers: Mapping[str, str],
         endpoint: Endpoint,
         call: Call | None,
-        place: StepContext | None,
-        ruling: RoutingDecision | None,
+        context: StepContext | None,
+        routing: RoutingDecision | None,
         outcome: Outcome,
     ) -> None:
         """One request at its end; its duration is `outcome.total`."""
@@ -55,7 +55,7 @@ class Telemetry:
         start = end - _nanoseconds(outcome.total)
         operation = _OPERATIONS.get(endpoint, "chat")
         span = self._tracer.start_span(
-            f"{operation} {call.model}" if call and place else operation,  # without a place the name may be anything
+            f"{operation} {call.model}" if call and context else operation,  # without a step the name may be anything
             context=self._propagator.extract({"traceparent": headers.get("traceparent", "")}),
             kind=SpanKind.SERVER,
             start_time=start,
@@ -65,9 +65,9 @@ class Telemetry:
                 "bitroute.ended": outcome.ended,
             },
         )
-        if call is not None and place is not None:
+        if call is not None and context is not None:
             span.set_attribute("gen_ai.request.model", call.model)
-            span.set_attributes({"bitroute.episode": place.episode, "bitroute.step": place.step})
+            span.set_attributes({"bitroute.episode": context.episode, "bitroute.step": context.step})
         if outcome.tokens is not None:
             tokens = outcome.tokens
             span.set_attributes(
@@ -75,34 +75,34 @@ class Telemetry:
             )
         if outcome.variant is not None:
             span.set_attribute("gen_ai.response.model", outcome.variant)
-        if ruling is not None:
-            self._children(span, ruling, outcome, start + _nanoseconds(outcome.overhead))
+        if routing is not None:
+            self._children(span, routing, outcome, start + _nanoseconds(outcome.overhead))
         if outcome.ended in ("error", "dropped"):
             span.set_status(Status(StatusCode.ERROR))
         span.end(end)
 
-    def _children(self, parent: Span, ruling: RoutingDecision, outcome: Outcome, sent: int) -> None:
+    def _children(self, parent: Span, routing: RoutingDecision, outcome: Outcome, at: int) -> None:
         """The decision, which ends when the request goes upstream, and the tries, one after the other."""
         context = set_span_in_context(parent)
-        decision = ruling.decision
-        route = self._tracer.start_span("route", context, start_time=sent - _nanoseconds(ruling.seconds))
+        decision = routing.decision
+        route = self._tracer.start_span("route", context, start_time=at - _nanoseconds(routing.seconds))
         route.set_attributes(
-            {"bitroute.variant": decision.variant, "bitroute.reason": decision.reason, "bitroute.policy": ruling.policy}
+            {"bitroute.variant": decision.variant, "bitroute.reason": decision.reason, "bitroute.policy": routing.policy}
         )
-        for name, value in (("score", decision.score), ("threshold", ruling.threshold), ("budget", ruling.budget)):
+        for name, value in (("score", decision.score), ("threshold", routing.threshold), ("budget", routing.budget)):
             if value is not None:
                 route.set_attribute(f"bitroute.{name}", value)
-        route.end(sent)
+        route.end(at)
         for attempt in outcome.attempts:
-            span = self._tracer.start_span(f"try {attempt.variant}", context, SpanKind.CLIENT, start_time=sent)
+            span = self._tracer.start_span(f"try {attempt.variant}", context, SpanKind.CLIENT, start_time=at)
             span.set_attributes({"bitroute.variant": attempt.variant, "server.address": attempt.replica})
             if attempt.status is not None:
                 span.set_attribute("http.response.status_code", attempt.status)
             if attempt.error is not None:
                 span.set_attribute("error.type", attempt.error)
                 span.set_status(Status(StatusCode.ERROR))
-            sent += _nanoseconds(attempt.seconds)
-            span.end(sent)
+            at += _nanoseconds(attempt.seconds)
+            span.end(at)
 
 
 def _nanoseconds(seconds: float) -> int:

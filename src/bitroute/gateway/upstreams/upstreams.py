@@ -218,9 +218,9 @@ class Upstreams:
         spent = False
         tried: dict[Replica, bool] = {}  # with whether it may be asked again
         for replica in self._route(variant, affinity, tried, allow_fallback, lowest):
-            began = loop.time()
+            started = loop.time()
             spent = bool(tried)
-            if tried and (began >= deadline or not self._budget.retry(began)):
+            if tried and (started >= deadline or not self._budget.retry(started)):
                 break
             body = body_for(replica.variant)
             answer: Answer | None = None
@@ -237,7 +237,7 @@ class Upstreams:
                 _log.info("a try at %s (%s) failed: %s", replica.url, replica.variant.name, failed.reason)
             finally:
                 status = None if answer is None else answer.status
-                attempts.append(Attempt(replica.variant.name, replica.url, status, loop.time() - began, error))
+                attempts.append(Attempt(replica.variant.name, replica.url, status, loop.time() - started, error))
         if failure is None:
             raise GatewayError(
                 503, "All upstreams are busy; try again", kind="server_error", code="overloaded", headers={"retry-after": "1"}
@@ -269,11 +269,11 @@ class Upstreams:
         self, replica: Replica, path: str, body: bytes, headers: Mapping[str, str], stream: bool, deadline: float
     ) -> Answer:
         """One request to one replica. Raises _FailedError when another may be asked instead."""
-        sent = {name: value for name, value in headers.items() if name.lower() not in _NOT_SENT}
-        sent["accept-encoding"] = "identity"
-        sent["content-type"] = "application/json"
+        outgoing = {name: value for name, value in headers.items() if name.lower() not in _NOT_SENT}
+        outgoing["accept-encoding"] = "identity"
+        outgoing["content-type"] = "application/json"
         if replica.key is not None:
-            sent["authorization"] = f"Bearer {replica.key}"
+            outgoing["authorization"] = f"Bearer {replica.key}"
         loop = asyncio.get_running_loop()
         response: aiohttp.ClientResponse | None = None
         answer: Answer | None = None
@@ -283,7 +283,7 @@ class Upstreams:
                 response = await self._session.post(
                     self._url(replica, path),
                     data=body if len(body) < _LARGE else io.BytesIO(body),
-                    headers=sent,
+                    headers=outgoing,
                     allow_redirects=False,
                 )
                 good = 200 <= response.status < 300
