@@ -21,7 +21,7 @@ from bitroute.store.traces import TraceWriter
 
 @dataclass(slots=True)
 class Exported:
-    """What an export wrote: `form` says which of the two formats. `skipped` counts episodes that were left out, by the reason."""
+    """What an export wrote: `form` is its format. `skipped` counts episodes that were left out, by the reason."""
 
     form: Literal["traces", "features"]
     episodes: int
