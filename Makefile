@@ -34,6 +34,7 @@ check: install-dev
 	$(BIN)/mypy
 	$(BIN)/deptry src
 	$(BIN)/deptry tests benchmarks scripts examples --ignore DEP002,DEP004
+	$(BIN)/lint-imports --no-logo
 
 bench: install-dev
 	$(BIN)/python benchmarks/alfworld_speed.py
@@ -63,4 +64,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) .venv-latest runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-latest runs .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
