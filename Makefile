@@ -8,8 +8,8 @@ JOBS ?= auto
 CONSTRAINTS ?= --constraint constraints.txt
 
 EXTRAS-demo := torch,report
-EXTRAS-serve := torch,report,gateway,serve-demo
-EXTRAS-dev := torch,report,gateway,postgresql,redis,telemetry,serve-demo,dev
+EXTRAS-serve := report,serve-demo
+EXTRAS-dev := report,postgresql,redis,telemetry,serve-demo,dev
 EXTRAS-official := alfworld
 
 .PHONY: demo serve test test-latest check bench constraints install install-serve install-dev install-official clean

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from bitroute.cli.extras import need
 from bitroute.cli.options import examples
 from bitroute.errors import ConfigError
 
@@ -70,6 +71,7 @@ def serve(
     Each step is answered at the precision it needs. Point a client's base URL at it and ask for the model `auto` (or `auto-0.2`
     for another budget, or a variant by its name).
     """
+    need("gateway", *(("torch", "serve-demo") if demo else ()))
     from bitroute.gateway.core.config import GatewayConfig  # noqa: PLC0415
     from bitroute.gateway.http.server import log_to_stderr  # noqa: PLC0415
     from bitroute.gateway.http.server import serve as run  # noqa: PLC0415

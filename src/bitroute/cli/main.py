@@ -14,22 +14,11 @@ from typer.core import TyperGroup
 
 from bitroute import __version__
 from bitroute.cli import gateway, models, play, train
+from bitroute.cli.extras import extra_of
 from bitroute.cli.options import examples
 from bitroute.errors import BitrouteError
 
 STOPPED: Final = 130  # the shell's convention for Ctrl-C
-EXTRAS: Final = {  # what each optional package comes with
-    "torch": "torch",
-    "safetensors": "torch",
-    "tokenizers": "torch",
-    "jinja2": "report",
-    "matplotlib": "report",
-    "sqlalchemy": "gateway",
-    "gguf": "serve-demo",
-    "xllamacpp": "serve-demo",
-    "alfworld": "alfworld",
-    "textworld": "alfworld",
-}
 
 
 class Flow(TyperGroup):
@@ -94,10 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BitrouteError as error:
         return _fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in EXTRAS:
+        extra = extra_of(error.name or "")
+        if extra is None:
             raise
-        return _fail(f"this needs {package}, which is not installed: pip install 'bitroute[{EXTRAS[package]}]'", 1)
+        return _fail(f"this needs {error.name}, not installed here: pip install 'bitroute[{extra}]'", 1)
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from bitroute.cli.extras import need
 from bitroute.cli.options import MODEL, AlfworldData, Cores, Model, Out, RunPath, examples, use_alfworld_data
 from bitroute.errors import ConfigError
 
@@ -135,6 +136,7 @@ def evaluate(run: RunPath, cores: Cores = None, alfworld_data: AlfworldData = No
 
     What was done before is not done again; a training that was stopped is finished first.
     """
+    need("torch", "report")
     from bitroute.experiment.stages import experiment  # noqa: PLC0415
 
     use_alfworld_data(alfworld_data)
@@ -169,6 +171,7 @@ def demo(out: Out = Path("runs/demo"), model: Model = MODEL, cores: Cores = None
 
     Quantizes, labels, trains both stages, calibrates, evaluates and reports, on as few tasks as still say something.
     """
+    need("torch", "report")
     from bitroute.experiment.config import demo_config  # noqa: PLC0415
     from bitroute.experiment.stages import experiment  # noqa: PLC0415
 
