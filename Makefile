@@ -10,9 +10,11 @@ CONSTRAINTS ?= --constraint constraints.txt
 EXTRAS-demo := torch,report
 EXTRAS-serve := report,serve-demo
 EXTRAS-dev := report,postgresql,redis,telemetry,serve-demo,dev
+EXTRAS-docs := docs
 EXTRAS-official := alfworld
 
-.PHONY: demo serve test test-latest check bench constraints install install-serve install-dev install-official clean
+.PHONY: demo serve test test-latest check docs bench constraints \
+	install install-serve install-dev install-docs install-official clean
 
 demo: install
 	$(BIN)/bitroute demo
@@ -36,6 +38,10 @@ check: install-dev
 	$(BIN)/deptry tests benchmarks scripts examples --ignore DEP002,DEP004
 	$(BIN)/lint-imports --no-logo
 
+# The site, into site/. The variable silences an advertisement for mkdocs-material's successor.
+docs: install-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: install-dev
 	$(BIN)/python benchmarks/alfworld_speed.py
 	$(BIN)/python benchmarks/engine.py
@@ -50,6 +56,7 @@ constraints: $(BIN)/uv
 install: $(VENV)/installed-demo
 install-serve: $(VENV)/installed-serve
 install-dev: $(VENV)/installed-dev
+install-docs: $(VENV)/installed-docs
 # The publisher's own ALFWorld engine: it builds from source, in minutes, and needs a compiler.
 install-official: $(VENV)/installed-official
 
@@ -64,4 +71,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) .venv-latest runs .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-latest runs site .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

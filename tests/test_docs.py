@@ -25,7 +25,7 @@ from bitroute.training.supervised import SupervisedRecipe
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 
 def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -114,6 +114,15 @@ def test_pages_link_to_pages_that_exist() -> None:
             file = page.parent / target if target else page
             assert file.exists(), f"{page}: {target}"
             assert not place or place in headings(file), f"{page}: {target}#{place}"
+
+
+def test_every_package_has_its_line_in_the_house() -> None:
+    """Named in the order of the contract that the import linter checks."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract for contract in contracts if contract["id"] == "layers")["layers"]
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"^\| (\d+) \| `(\w+)` \|", page, re.MULTILINE)
+    assert named == [(str(line), name) for line, layer in enumerate(layers, 1) for name in layer.split(" | ")]
 
 
 def documented(heading: str) -> dict[str, str]:
