@@ -13,7 +13,7 @@ from bitroute.nn.checkpoint import load_model
 from bitroute.nn.fingerprint import fingerprint
 from bitroute.quantization.model import quantized_linears
 from bitroute.quantization.store import load_variant, read_info
-from support.checkpoint import write_checkpoint
+from support.checkpoint import LLAMA_CONFIG, write_checkpoint
 
 END = 3
 
@@ -45,6 +45,24 @@ def test_the_identity_is_that_of_the_weights(tiny_model: Path, tmp_path: Path) -
 def test_gptq_is_calibrated_and_says_on_what(tiny_model: Path, tmp_path: Path) -> None:
     path = quantize(tiny_model, "w3g64-gptq", tmp_path, some_calibration)
     assert read_info(path).calibration == "counting"
+
+
+def test_a_llama_is_quantized_and_hosted_like_any_other(tmp_path: Path) -> None:
+    model, schemes = write_checkpoint(tmp_path / "llama", config=LLAMA_CONFIG), ("w3g64-gptq", "w8n4g64-rtn")
+    for scheme in schemes:
+        quantize(model, scheme, tmp_path / "run", some_calibration)
+    base = load_model(model, torch.float32)
+    variant = load_variant(variant_path(tmp_path / "run", "w3g64-gptq"), base)
+    assert len(quantized_linears(variant)) == 2 * 7
+    assert torch.equal(
+        variant.get_submodule("model.layers.0.self_attn.q_proj").bias, base.model.layers[0].self_attn.q_proj.bias
+    )
+    engine = host(model, schemes, tmp_path / "run", end_token=END)
+    assert (engine.ladder, engine.max_length) == ((*schemes, HIGH), 2048)
+    context = engine.open()
+    engine.extend(context, range(4, 40))
+    rows = [engine.score([context], [[5, 6, END]], name)[0] for name in engine.ladder]
+    assert all(0 < abs(rows[-1] - row).max() < 3 for row in rows[:-1])
 
 
 def test_a_variant_that_lies_with_the_model_is_copied(tmp_path: Path) -> None:

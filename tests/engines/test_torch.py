@@ -18,12 +18,14 @@ from bitroute.engines.torch import TorchContext, TorchEngine
 from bitroute.episode import Usage
 from bitroute.errors import CapabilityError, ConfigError
 from bitroute.nn.decoder import Decoder
-from support.networks import TINY, mixed_logprobs, network, plain_generate, plain_logprobs
+from support.networks import LLAMA, TINY, mixed_logprobs, network, plain_generate, plain_logprobs
 
 END = 3
 TOLERANCE = 1e-4  # float32 log-probabilities, as the engine promises
 NETWORKS = {"low": network(1), "high": network(2)}
+LLAMAS = {"low": network(1, LLAMA), "high": network(2, LLAMA)}
 BOTH_MODES = pytest.mark.parametrize("mode", list(CacheMode))
+BOTH_ARCHITECTURES = pytest.mark.parametrize("models", [NETWORKS, LLAMAS], ids=["qwen3", "llama"])
 
 
 def engine_of(mode: CacheMode = CacheMode.OWN, models: dict[str, Decoder] = NETWORKS, end: int = END) -> TorchEngine:
@@ -48,26 +50,32 @@ RAGGED = [prompt(length, seed) for seed, length in enumerate((3, 40, 17, 1, 17, 
 
 
 class TestBatches:
+    @BOTH_ARCHITECTURES
     @BOTH_MODES
-    def test_ragged_scores_are_those_of_the_whole_sequence_and_of_one_at_a_time(self, mode: CacheMode) -> None:
-        engine = engine_of(mode)
+    def test_ragged_scores_are_those_of_the_whole_sequence_and_of_one_at_a_time(
+        self, mode: CacheMode, models: dict[str, Decoder]
+    ) -> None:
+        engine = engine_of(mode, models)
         continuations = [prompt(length, 100 + length) for length in (5, 1, 9, 2, 7, 12)]
         together = engine.score([context_of(engine, t) for t in RAGGED], continuations, "high")
         for tokens, continuation, rows in zip(RAGGED, continuations, together, strict=True):
-            expected = plain_logprobs(NETWORKS["high"], [*tokens, *continuation])[len(tokens) - 1 : -1]
+            expected = plain_logprobs(models["high"], [*tokens, *continuation])[len(tokens) - 1 : -1]
             alone = engine.score([context_of(engine, tokens)], [continuation], "high")[0]
             assert rows.shape == (len(continuation), TINY.vocab_size)
             assert np.abs(rows - expected).max() < TOLERANCE
             assert np.abs(rows - alone).max() < TOLERANCE
 
+    @BOTH_ARCHITECTURES
     @BOTH_MODES
-    def test_generation_in_a_batch_of_both_variants_is_the_greedy_one(self, mode: CacheMode) -> None:
-        engine = engine_of(mode)
+    def test_generation_in_a_batch_of_both_variants_is_the_greedy_one(
+        self, mode: CacheMode, models: dict[str, Decoder]
+    ) -> None:
+        engine = engine_of(mode, models)
         variants = ["low", "high"] * 3
         contexts = [context_of(engine, t) for t in RAGGED]
         generations = engine.generate(contexts, variants, [None] * 6, Sampling(max_tokens=8))
         for tokens, variant, context, generation in zip(RAGGED, variants, contexts, generations, strict=True):
-            expected = plain_generate(NETWORKS[variant], tokens, None, END, 8)
+            expected = plain_generate(models[variant], tokens, None, END, 8)
             assert list(generation.tokens) == expected
             assert context.tokens == [*tokens, *expected]
             assert one(engine, context_of(engine, tokens), variant, limit=8).tokens == generation.tokens

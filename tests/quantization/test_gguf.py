@@ -4,6 +4,7 @@ import json
 import shutil
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from bitroute.envs.alfworld.demonstrations import demonstrate
 from bitroute.episode import Message
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.checkpoint import load_model
-from bitroute.nn.decoder import Decoder, sequence_logits
+from bitroute.nn.decoder import Decoder, DecoderConfig, sequence_logits
 from bitroute.nn.tokenizer import CHAT_TEMPLATE, SPECIAL, Tokenizer
 from bitroute.quantization.model import block_linears, materialize, quantized_linears
 from bitroute.quantization.quantize import quantize_model
 from bitroute.quantization.scheme import Scheme
-from support.checkpoint import write_checkpoint
+from support.checkpoint import LLAMA_CONFIG, save_network, write_checkpoint
+from support.networks import network
 
 pytest.importorskip("gguf", reason="needs the extra serve-demo")
 
@@ -203,6 +205,43 @@ def test_log_probabilities_are_those_of_the_torch_engine(served: tuple[str, Deco
         tokens += agent.completion(action)
     assert len(differences) > 15
     assert max(differences) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("scheme", "config", "tolerance"),
+    [
+        ("gguf-f16", LLAMA_CONFIG, 0.02),
+        ("gguf-w4g64-rtn", LLAMA_CONFIG, 0.2),
+        ("gguf-f16", replace(LLAMA_CONFIG, tie_word_embeddings=True, rope_scaling=None, mlp_bias=True), 0.02),
+    ],
+    ids=["scaled", "four-bits", "tied"],
+)
+def test_a_llama_says_the_same_in_llama_cpp(tmp_path: Path, scheme: str, config: DecoderConfig, tolerance: float) -> None:
+    pytest.importorskip("xllamacpp", reason="needs the extra serve-demo")
+    from bitroute.gateway.demo.llama_server import llama_server  # noqa: PLC0415
+
+    Tokenizer.load(MODEL).save(tmp_path / "model")
+    path = export_gguf(save_network(network(0, config), tmp_path / "model"), scheme, tmp_path)
+    ours = load_model(tmp_path / "model", torch.float32)
+    if scheme != "gguf-f16":
+        ours = quantize_model(ours, Scheme.parse(scheme.removeprefix("gguf-")))
+    tokens = torch.randint(
+        4, 700, (400,), generator=torch.Generator().manual_seed(0)
+    ).tolist()  # beyond the first 256 positions
+    with torch.no_grad():
+        logprobs = sequence_logits(ours, torch.tensor([tokens]))[0].log_softmax(-1)
+    with llama_server(path, "model") as url:
+        for length in (1, 7, 100, 400):
+            body = {"prompt": tokens[:length], "n_predict": 1, "n_probs": 10, "temperature": 0}
+            top = ask(f"{url}/completion", body)["completion_probabilities"][0]["top_logprobs"]
+            assert max(abs(entry["logprob"] - float(logprobs[length - 1, entry["id"]])) for entry in top) < tolerance
+
+
+def test_a_qwen3_that_llama_cpp_does_not_compute_is_refused(tmp_path: Path) -> None:
+    Tokenizer.load(MODEL).save(tmp_path / "model")
+    save_network(network(0, replace(LLAMA_CONFIG, qk_norm=True)), tmp_path / "model")
+    with pytest.raises(DataError, match=r"config\.json: llama\.cpp's qwen3 has neither biases nor scaled"):
+        export_gguf(tmp_path / "model", "gguf-f16", tmp_path)
 
 
 def test_text_is_tokenized_and_histories_are_rendered_as_in_training(served: tuple[str, Decoder, float]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from bitroute.engines.constraint import Trie
-from bitroute.nn.decoder import Block, Decoder, DecoderConfig, causal, rotate, sequence_logits
+from bitroute.nn.decoder import Block, Decoder, DecoderConfig, RopeScaling, causal, rotate, sequence_logits
 
 TINY = DecoderConfig(
     vocab_size=40,
@@ -20,6 +21,13 @@ TINY = DecoderConfig(
     num_key_value_heads=2,
     head_dim=8,
     max_position_embeddings=128,
+)
+LLAMA = replace(
+    TINY,
+    tie_word_embeddings=False,
+    rope_theta=500.0,
+    qk_norm=False,
+    rope_scaling=RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64),
 )
 
 
@@ -33,7 +41,8 @@ def network(seed: int, config: DecoderConfig = TINY) -> Decoder:
             for linear in (block.self_attn.o_proj, block.mlp.down_proj):
                 linear.weight.mul_(10)
             for norm in (block.self_attn.q_norm, block.self_attn.k_norm):
-                norm.weight.uniform_(1.0, 3.0)
+                for weight in norm.parameters():
+                    weight.uniform_(1.0, 3.0)
     return model
 
 

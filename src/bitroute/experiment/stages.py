@@ -32,6 +32,7 @@ from bitroute.evaluation.report import write_report
 from bitroute.evaluation.results import Evaluation, Role, Run
 from bitroute.experiment.config import ExperimentConfig
 from bitroute.nn.checkpoint import load_model
+from bitroute.nn.decoder import Decoder
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.rollout.workers import Hosting, Job, Workers, workers
 from bitroute.routers.calibrated import Calibrated, save_calibration
@@ -130,6 +131,8 @@ class Experiment:
         torch.manual_seed(seed)
         backbone = load_model(self.config.backbone, torch.float32) if self.config.backbone else None
         config = backbone.config if backbone else encoder_config(self.tokenizer.vocab_size)
+        if backbone:
+            Decoder(config)  # draws as loading did once: the head's first weights are those of all published figures
         network = EncoderNetwork(config, use_signals=self.config.use_signals, use_probe=inputs == "+probe")
         if backbone:
             network.backbone.load_state_dict(backbone.state_dict())

@@ -1,16 +1,18 @@
-"""A decoder-only Transformer in plain torch: the architecture, and nothing about caches, sampling or text.
+"""A decoder-only Transformer in plain torch, Llama's or Qwen3's; it knows nothing of files, caches, sampling or text.
 
 Module names are those of the published checkpoints, so a state dict moves between this file and
 `transformers.AutoModelForCausalLM` unchanged. Tokens come packed: one flat row, whatever sequences they belong to; who attends
-to whom is the business of the `Attend` strategy passed in (causal training batches here, KV caches in `engines/torch.py`).
-Source: the Qwen3 technical report (arXiv 2505.09388): pre-norm, RMSNorm, grouped-query attention with normalised queries and
-keys, rotary positions, SwiGLU, tied embeddings.
+to whom is the business of the `Attend` strategy passed in (causal training batches here, KV caches in `nn/kv_cache.py`).
+Sources: the Llama 3 and the Qwen3 report (arXiv 2407.21783, 2505.09388): pre-norm, RMSNorm, grouped-query attention, rotary
+positions, SwiGLU. Qwen3 adds a norm on each head's queries and keys; the other differences are the fields of `DecoderConfig`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +24,22 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """How Llama 3.1 stretches rotary positions beyond the context that it was first trained on.
+
+    A pair of dimensions that turns more than `high_freq_factor` times within `original_max_position_embeddings` positions keeps
+    its speed, one that turns less than `low_freq_factor` times is slowed by `factor`; between them speeds are mixed.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """The fields of a checkpoint's `config.json` that shape the network; the names are that file's."""
+    """What shapes the network; the names are those of a checkpoint's `config.json`, but for `qk_norm`, the mark of Qwen3."""
 
     vocab_size: int
     hidden_size: int
@@ -36,35 +52,49 @@ class DecoderConfig:
     rope_theta: float = 10_000.0
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
+    qk_norm: bool = True
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    rope_scaling: RopeScaling | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values; `VARIATIONS` only where they differ from a plain Qwen3, so that its files stay as they
+        were before there were others."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name not in VARIATIONS or value != VARIATIONS[name]}
+
+
+VARIATIONS: Final[dict[str, Any]] = {"qk_norm": True, "attention_bias": False, "mlp_bias": False, "rope_scaling": None}
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with RMS-normalised queries and keys and rotary positions."""
+    """Grouped-query attention with rotary positions; with `qk_norm` each head's queries and keys are RMS-normalised."""
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
-        width, heads, kv_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
-        self.q_proj = nn.Linear(width, heads * config.head_dim, bias=False)
-        self.k_proj = nn.Linear(width, kv_heads * config.head_dim, bias=False)
-        self.v_proj = nn.Linear(width, kv_heads * config.head_dim, bias=False)
-        self.o_proj = nn.Linear(heads * config.head_dim, width, bias=False)
-        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
-        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+        width, bias = config.hidden_size, config.attention_bias
+        queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(width, queries, bias=bias)
+        self.k_proj = nn.Linear(width, keys, bias=bias)
+        self.v_proj = nn.Linear(width, keys, bias=bias)
+        self.o_proj = nn.Linear(queries, width, bias=bias)
+        self.q_norm, self.k_norm = (
+            nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps) if config.qk_norm else nn.Identity() for _ in range(2)
+        )
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, rows: Tensor | None = None) -> Tensor:
-        k = rotate(self._heads(self.k_proj(x), self.k_norm), cos, sin)
+        k = rotate(self.k_norm(self._heads(self.k_proj(x), cos.dtype)), cos, sin)
         v = self.v_proj(x).view(len(x), -1, self.head_dim)
         if rows is not None:
             x, cos, sin = x[rows], cos[rows], sin[rows]
-        q = rotate(self._heads(self.q_proj(x), self.q_norm), cos, sin)
+        q = rotate(self.q_norm(self._heads(self.q_proj(x), cos.dtype)), cos, sin)
         mixed: Tensor = self.o_proj(attend(self.layer, q, k, v).flatten(1))
         return mixed
 
-    def _heads(self, projected: Tensor, norm: nn.RMSNorm) -> Tensor:
-        """Projected rows [n, heads * d] as normalised heads [n, heads, d], in the dtype of the norm, not of autocast."""
-        heads: Tensor = norm(projected.to(norm.weight.dtype).view(len(projected), -1, self.head_dim))
-        return heads
+    def _heads(self, projected: Tensor, dtype: torch.dtype) -> Tensor:
+        """Projected rows [n, heads * d] as heads [n, heads, d], in the dtype of the network, not of autocast."""
+        return projected.to(dtype).view(len(projected), -1, self.head_dim)
 
 
 class FeedForward(nn.Module):
@@ -72,9 +102,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -122,12 +152,10 @@ class Decoder(nn.Module):
             if parameter.dim() == 2:
                 scale = (2 * config.num_hidden_layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
                 nn.init.normal_(parameter, std=0.02 * scale if "embed" in name else scale * parameter.shape[1] ** -0.5 * 0.5)
-        angles = config.rope_theta ** (-torch.arange(0, config.head_dim, 2).float() / config.head_dim)
-        phases = torch.outer(torch.arange(config.max_position_embeddings).float(), angles).repeat(1, 2)
         self.cos: Tensor
         self.sin: Tensor
-        self.register_buffer("cos", phases.cos(), persistent=False)
-        self.register_buffer("sin", phases.sin(), persistent=False)
+        for name, table in zip(("cos", "sin"), rotary_tables(config), strict=True):
+            self.register_buffer(name, table, persistent=False)
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend, rows: Tensor | None = None) -> Tensor:
         """Hidden states [n, hidden] of packed `tokens` [n] at `positions` [n] (each counted within its own sequence).
@@ -147,6 +175,23 @@ class Decoder(nn.Module):
         """Logits [..., vocabulary] of hidden states [..., hidden]."""
         y: Tensor = self.lm_head(hidden)
         return y
+
+
+def frequencies(config: DecoderConfig) -> Tensor:
+    """Radians a position [head dim / 2] by which each pair of dimensions turns."""
+    speeds = config.rope_theta ** (-torch.arange(0, config.head_dim, 2).float() / config.head_dim)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return speeds
+    turns = scaling.original_max_position_embeddings * speeds / (2 * math.pi)
+    kept = ((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
+    return speeds * (kept + (1 - kept) / scaling.factor)
+
+
+def rotary_tables(config: DecoderConfig) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [positions, head dim] in float32."""
+    phases = torch.outer(torch.arange(config.max_position_embeddings).float(), frequencies(config)).repeat(1, 2)
+    return phases.cos(), phases.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -5,14 +5,15 @@ float32, as llama.cpp wants them. The tokenizer must be this package's: byte-lev
 Schemes are llama.cpp's own types (`gguf-f16`, `gguf-q8_0`, `gguf-q4_0`), or a round-to-nearest scheme of this package up to 4
 bits (`gguf-w2g128-rtn`): llama.cpp has no such types, but its Q4_1 (4-bit codes, a scale and an offset for 32 weights) holds
 their weights exactly, if not as small.
-Format: the GGUF specification of ggml, with the key and tensor names that llama.cpp reads for `qwen3`.
+Format: the GGUF specification of ggml, with the key and tensor names that llama.cpp reads for `qwen3` and for `llama`. In a
+`llama` file the rows of queries and keys go in another order, since llama.cpp turns neighbouring dimensions there, not halves.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -23,7 +24,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFWriter,
 
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.checkpoint import load_model
-from bitroute.nn.decoder import Decoder
+from bitroute.nn.decoder import Decoder, DecoderConfig, frequencies
 from bitroute.nn.fingerprint import fingerprint
 from bitroute.quantization.linear import QuantizedLinear
 from bitroute.quantization.model import block_linears, quantized_linears
@@ -103,7 +104,7 @@ def export_gguf(model: Path, scheme: str, out: Path) -> Path:
             raise DataError(f"{path}: was made from another model than {model}; remove it to make it again")
         return path
     with replacing(path) as temporary:
-        writer = GGUFWriter(temporary, "qwen3")
+        writer = GGUFWriter(temporary, _architecture(network.config, model))
         writer.add_name(model.resolve().name)
         writer.add_file_type(form.file_type)
         writer.add_quantization_version(2)
@@ -127,6 +128,15 @@ def read_fingerprint(path: Path) -> str:
     if field is None:
         raise DataError(f"{path}: not made by bitroute (it has no {FINGERPRINT})")
     return str(field.contents())
+
+
+def _architecture(config: DecoderConfig, model: Path) -> str:
+    """llama.cpp's name of it. Raises DataError for one that llama.cpp does not compute."""
+    if not config.qk_norm:
+        return "llama"
+    if config.attention_bias or config.mlp_bias or config.rope_scaling is not None:
+        raise DataError(f"{model / 'config.json'}: llama.cpp's qwen3 has neither biases nor scaled rotary positions")
+    return "qwen3"
 
 
 def _add_shape(writer: GGUFWriter, network: Decoder) -> None:
@@ -175,20 +185,32 @@ def _add_tokenizer(writer: GGUFWriter, model: Path, size: int) -> None:
 
 
 def _add_weights(writer: GGUFWriter, network: Decoder, form: GgufScheme) -> None:
+    config = network.config
     low = block_linears(network)
     grids = quantized_linears(quantize_model(network, form.own)) if form.own else {}
     state = network.state_dict()
-    if network.config.tie_word_embeddings:
+    if config.tie_word_embeddings:
         del state["lm_head.weight"]  # llama.cpp takes the embeddings
+    if config.rope_scaling is not None:
+        slowed = frequencies(replace(config, rope_scaling=None)) / frequencies(config)
+        writer.add_tensor("rope_freqs.weight", slowed.numpy(), raw_dtype=GGMLQuantizationType.F32)
     for key, tensor in state.items():
-        name, values = key.removesuffix(".weight"), tensor.numpy()
+        (name, _, part), values = key.rpartition("."), tensor.numpy()
         kind = GGMLQuantizationType.F32 if values.ndim == 1 else form.kind if name in low else GGMLQuantizationType.F16
         try:
             with np.errstate(over="raise"):
-                data = _blocks(grids[name]) if name in grids else quants.quantize(values, kind)
+                data = _blocks(grids[name]) if name in grids and part == "weight" else quants.quantize(values, kind)
         except (FloatingPointError, quants.QuantError) as error:
             raise DataError(f"{key}: cannot be stored as {kind.name} ({error})") from error
-        writer.add_tensor(f"{_gguf_name(name)}.weight", data, raw_dtype=kind)
+        if not config.qk_norm and name.endswith(("q_proj", "k_proj")):
+            data = _interleaved(data, config.head_dim)
+        writer.add_tensor(f"{_gguf_name(name)}.{part}", data, raw_dtype=kind)
+
+
+def _interleaved(rows: npt.NDArray[Any], head_dim: int) -> npt.NDArray[Any]:
+    """Rows [heads * d, ...] with the two halves of each head's d taken in turn: row i and row i + d/2 become neighbours."""
+    halves = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
 
 def _blocks(layer: QuantizedLinear) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,6 @@ read where the agent's next action would begin. Paper: arXiv 2602.02711, whose r
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -134,7 +133,7 @@ class EncoderRouter(ThresholdRouter):
             "thresholds": self.thresholds,
             "use_signals": self.network.use_signals,
             "use_probe": self.network.use_probe,
-            "config": dataclasses.asdict(self.network.backbone.config),
+            "config": self.network.backbone.config.to_json(),
         }
         write_atomic(directory / "router.json", (json.dumps(meta, indent=2) + "\n").encode())
 
