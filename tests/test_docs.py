@@ -25,6 +25,8 @@ from bitroute.training.supervised import SupervisedRecipe
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
+LINK = re.compile(r"(?:\]\(|^\[[\w-]+\]: )([^)#\s]*)(#([^)\s]+))?", re.MULTILINE)  # within a text, or at a page's end
+REPOSITORY = "https://github.com/bitroute/bitroute/blob/main/"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 
@@ -108,10 +110,14 @@ def headings(page: Path) -> set[str]:
 
 def test_pages_link_to_pages_that_exist() -> None:
     for page in PAGES:
-        for target, _, place in re.findall(r"\]\(([^)#\s]*)(#([^)\s]+))?[^)]*\)", page.read_text()):
-            if "://" in target:
+        for target, _, place in LINK.findall(page.read_text()):
+            if target.startswith(REPOSITORY):
+                file = ROOT / target.removeprefix(REPOSITORY)
+            elif "://" in target:
                 continue
-            file = page.parent / target if target else page
+            else:
+                assert page.name != "README.md" or not target, f"{page}: {target} is relative, which PyPI cannot follow"
+                file = page.parent / target if target else page
             assert file.exists(), f"{page}: {target}"
             assert not place or place in headings(file), f"{page}: {target}#{place}"
 
