@@ -146,6 +146,18 @@ def test_wilson_against_published_figures() -> None:
         wilson(0, 0)
 
 
+@pytest.mark.parametrize("trials", [1, 2, 29, 300, 12345])
+def test_wilson_is_the_formula_of_his_paper(trials: int) -> None:
+    z = 1.959963984540054
+    for successes in range(0, trials + 1, max(1, trials // 20)):
+        p = successes / trials
+        centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
+        half = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials**2))
+        estimate = wilson(successes, trials)
+        expected = (p, max(0.0, centre - half), min(1.0, centre + half))
+        assert (estimate.value, estimate.low, estimate.high) == pytest.approx(expected, abs=1e-14)
+
+
 def test_mcnemar_is_the_binomial_tail() -> None:
     first, second = outcomes("1" * 12 + "0" * 3 + "1" * 20 + "0" * 5), outcomes("0" * 12 + "1" * 3 + "1" * 20 + "0" * 5)
     tail = sum(math.comb(15, k) for k in range(4)) / 2**15

@@ -127,11 +127,8 @@ def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> Estim
     """The Wilson score interval of a proportion (Wilson 1927). Raises ValueError without trials."""
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"a proportion needs 0 <= successes <= trials and a trial, got {successes} of {trials}")
-    z = float(norm.ppf((1 + confidence) / 2))
-    p = successes / trials
-    centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * float(np.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)))
-    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half))
+    interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    return Estimate(successes / trials, float(interval.low), float(interval.high))
 
 
 def newcombe(first: Estimate, second: Estimate) -> Estimate:

@@ -73,8 +73,10 @@ def test_memory_forgets_the_least_recently_used_beyond_its_bytes() -> None:
     memory.put("b", taken)
     memory.put("d", Chunk(4))  # now c is older than b
     assert memory.take("c") is None and memory.take("b") is taken
+    memory.put("d", Chunk(10))
+    assert (len(memory), memory.used) == (1, 10)
     memory.put("e", Chunk(11))
-    assert (len(memory), memory.used) == (0, 0)
+    assert memory.take("e") is None and (len(memory), memory.used) == (1, 10)
 
 
 def test_what_waits_is_read_as_one_batch() -> None:

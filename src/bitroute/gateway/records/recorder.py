@@ -13,12 +13,13 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
 from itertools import islice, takewhile
 from typing import Any, Final
 
 import msgspec
+from cachetools import FIFOCache
 from sqlalchemy import Connection, Dialect, Engine, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError as RefusedRow
@@ -69,8 +70,8 @@ class Recorder:
         # Each counter has one thread that writes it: characters of content and lost rows, here and in the writer.
         self._text = self._text_done = 0
         self._turned_away = self._lost = 0
-        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._early: OrderedDict[tuple[str, str], Row] = OrderedDict()
+        self._known: FIFOCache[tuple[str, str], None] = FIFOCache(KNOWN)
+        self._early: FIFOCache[tuple[str, str], Row] = FIFOCache(EARLY)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._engine: Engine | None = None
@@ -123,8 +124,6 @@ class Recorder:
                 self._turned_away += 1  # the step that goes with it
                 return cost
             self._known[key] = None
-            if len(self._known) > KNOWN:
-                self._known.popitem(last=False)
             if (reported := self._early.pop(key, None)) is not None:
                 self._put("outcomes", reported)
         row = self._row(caller, call, context, routing, outcome) | {"at": now - outcome.total, "cost": cost}
@@ -144,8 +143,6 @@ class Recorder:
         key = (scope, episode)
         if key not in self._known:
             self._early[key] = self._early.pop(key, {}) | row
-            if len(self._early) > EARLY:
-                self._early.popitem(last=False)
 
     async def restore(self, scope: str, session: str) -> RestoredSession | None:
         """What the records know of a session that was forgotten; None also where the database cannot say, or not soon."""

@@ -20,10 +20,11 @@ import contextlib
 import logging
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from cachetools import LRUCache
 
 from bitroute.episode import Decision
 from bitroute.errors import ConfigError
@@ -71,7 +72,7 @@ class LoadedPolicy:
         self._gaps = gaps(self._own)
         self.scores = Scores()
         self.failed = False  # at least once, which was logged
-        self._controls: OrderedDict[float, Control] = OrderedDict()
+        self._controls: LRUCache[float, Control] = LRUCache(BUDGETS)
 
     def control(self, budget: float) -> Control:
         """The thresholds for a budget; made at its first use."""
@@ -85,9 +86,6 @@ class LoadedPolicy:
                 alarm=self._routing.alarm if self.loaded.follows else 1.0,
                 feedback=self._routing.feedback,
             )
-            if len(self._controls) > BUDGETS:
-                self._controls.popitem(last=False)
-        self._controls.move_to_end(budget)
         return control
 
     def see(self, score: float) -> None:

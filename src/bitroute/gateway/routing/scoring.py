@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final, Generic, Protocol, TypeVar
+
+from cachetools import LRUCache
 
 from bitroute.episode import View
 from bitroute.routers.threshold import Scored, ThresholdRouter
@@ -34,33 +35,31 @@ S = TypeVar("S", bound=Sized)
 
 class Memory(Generic[S]):
     """What is remembered by episode: beyond `capacity` bytes the least recently used goes, and is computed again when asked
-    for.
+    for. What is larger than that by itself is not kept.
 
     An entry is taken out to be worked on and put back afterwards, so what is at work is neither counted nor forgotten.
     """
 
     def __init__(self, capacity: int) -> None:
-        self.capacity, self.used = capacity, 0
-        self._entries: OrderedDict[Hashable, tuple[S, int]] = OrderedDict()
+        self._entries: LRUCache[Hashable, S] = LRUCache(capacity, getsizeof=lambda value: value.nbytes)
 
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def used(self) -> int:
+        """Bytes of what is kept."""
+        return int(self._entries.currsize)
+
     def take(self, key: Hashable) -> S | None:
         """Remove and return the entry, None when there is none."""
-        value, size = self._entries.pop(key, (None, 0))
-        self.used -= size
-        return value
+        return self._entries.pop(key, None)
 
     def put(self, key: Hashable, value: S) -> None:
         """Keep `value` as the most recently used."""
         self.take(key)
-        size = value.nbytes
-        self._entries[key] = value, size
-        self.used += size
-        while self.used > self.capacity:
-            _, (_, size) = self._entries.popitem(last=False)
-            self.used -= size
+        with contextlib.suppress(ValueError):  # it is too large
+            self._entries[key] = value
 
 
 @dataclass(slots=True, eq=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol, TypeVar
+
+from cachetools import TTLCache
 
 T = TypeVar("T")
 
@@ -34,14 +35,13 @@ class SessionStore(Protocol):
 
 
 class MemoryStore:
-    """At most `max_sessions` states in this process, the ones updated longest ago go first; `ttl` and `clock` in seconds.
+    """At most `max_sessions` states in this process, the least recently used go first; `ttl` and `clock` in seconds.
 
     States are kept as bytes: their size is what it says, and a hundred thousand of them are nothing to the garbage collector.
     """
 
     def __init__(self, max_sessions: int, ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.max, self.ttl, self._clock = max_sessions, ttl, clock
-        self._states: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self._states: TTLCache[str, bytes] = TTLCache(max_sessions, ttl, timer=clock)
 
     def __len__(self) -> int:
         """States that are kept."""
@@ -49,27 +49,17 @@ class MemoryStore:
 
     async def read(self, key: str) -> bytes | None:
         """As SessionStore."""
-        self._expire(self._clock())
-        found = self._states.get(key)
-        return found[0] if found else None
+        return self._state(key)
 
     async def update(self, key: str, change: Callable[[bytes | None], tuple[bytes | None, T]]) -> T:
         """As SessionStore: nothing else runs in between, since nothing here waits."""
-        now = self._clock()
-        self._expire(now)
-        found = self._states.get(key)
-        state, result = change(found[0] if found else None)
+        state, result = change(self._state(key))
         if state is not None:
-            self._states[key] = (state, now + self.ttl)
-            self._states.move_to_end(key)
-            if len(self._states) > self.max:
-                self._states.popitem(last=False)
+            self._states[key] = state
         return result
 
-    def _expire(self, now: float) -> None:
-        # One time to live for all: the order of updates is the order of expiry.
-        while self._states:
-            key, (_, until) = next(iter(self._states.items()))
-            if until > now:
-                return
-            del self._states[key]
+    def _state(self, key: str) -> bytes | None:
+        try:
+            return self._states[key]  # `get` looks it up twice
+        except KeyError:
+            return None
