@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import re
 import socket
 import time
@@ -202,13 +201,24 @@ def test_the_page_never_makes_elements_of_text(admin: Admin) -> None:
 # The switch
 
 
-def test_the_switch_sends_everything_to_one_variant_and_back(admin: Admin, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
+def test_the_switch_sends_everything_to_one_variant_and_back(admin: Admin) -> None:
     response = admin.ask("POST", "/switch", json={"variant": "high"})
     assert (response.status_code, response.json()["policy"]["switch"]) == (200, "high")
     assert admin.ask("POST", "/switch", json={"variant": None}).json()["policy"]["switch"] is None
     assert admin.policy.asked == ["high", None]
-    assert "everything goes to high" in caplog.text
+
+
+def test_each_switch_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        upstream = "http://127.0.0.1:9"
+        async with running(gateway_config(tmp_path, upstream, upstream)) as gateway, aiohttp.ClientSession() as client:
+            for variant in ("low", None):
+                async with client.post(gateway.admin + "/switch", json={"variant": variant}) as response:
+                    assert response.status == 200
+
+    asyncio.run(main())
+    logged = [record.getMessage() for record in caplog.records if "switch" in record.getMessage()]
+    assert logged == ["kill switch: everything goes to low", "kill switch: off, the router decides again"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ here. `guard` keeps other sites' pages out, and the switch takes nothing but JSO
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +29,6 @@ from bitroute.gateway.admin.guard import OriginGuardMiddleware
 from bitroute.gateway.core.config import GatewayConfig
 from bitroute.gateway.records.history import History
 from bitroute.gateway.telemetry.metrics import Metrics
-
-_log = logging.getLogger(__name__)
 
 N = TypeVar("N", int, float)
 
@@ -200,7 +197,6 @@ class Admin:
         if wanted is not None and wanted not in self.config.ladder:
             raise RefusalError(400, f"There is no variant {wanted!r}; there are {', '.join(self.config.ladder)}")
         self.policy.switch(wanted)
-        _log.warning("kill switch: %s", f"everything goes to {wanted}" if wanted else "off, the router decides again")
         if not switch.alone:
             await self._tell_others(wanted)
         return _json(self._now())

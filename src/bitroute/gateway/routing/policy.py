@@ -287,7 +287,7 @@ class Policy:
         """
         if variant is not None and variant not in self.ladder:
             raise GatewayError(400, f"There is no variant {variant!r}", code="invalid_value", param="variant")
-        log.warning("kill switch: %s", "off" if variant is None else f"everything to {variant}")
+        log.warning("kill switch: %s", "off, the router decides again" if variant is None else f"everything goes to {variant}")
         self._switched = variant
 
     def status(self) -> dict[str, object]:
