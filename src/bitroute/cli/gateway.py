@@ -17,7 +17,10 @@ from bitroute.errors import ConfigError
 
 app = typer.Typer()  # its commands stand beside those of `cli`
 
-Records = Annotated[str, typer.Option(help="Database of the gateway's records: sqlite:///FILE or postgresql://...")]
+Records = Annotated[
+    str,
+    typer.Option(envvar="BITROUTE_RECORDS__URL", help="Database of the gateway's records: sqlite:///FILE or postgresql://..."),
+]
 RECORDS = "sqlite:///bitroute.db"
 Policy = Annotated[str | None, typer.Option(help="Only episodes of this policy: its name, or name@version.")]
 Scope = Annotated[str | None, typer.Option(help="Only episodes of the API key with this id.")]
@@ -36,7 +39,7 @@ Since = Annotated[
     )
 )
 def serve(
-    config: Annotated[Path | None, typer.Option(help="TOML file with everything; the flags below override it.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings; the flags below override it.")] = None,
     high: Annotated[
         list[str] | None, typer.Option(help="URL of a server of the high variant, without /v1; repeat for replicas.")
     ] = None,
@@ -69,10 +72,12 @@ def serve(
     """Serve the OpenAI API before a model's variants.
 
     Each step is answered at the precision it needs. Point a client's base URL at it and ask for the model `auto` (or `auto-0.2`
-    for another budget, or a variant by its name).
+    for another budget, or a variant by its name). What neither a flag nor the file sets may be an environment variable, such as
+    BITROUTE_SERVER__PORT.
     """
     need("gateway", *(("torch", "serve-demo") if demo else ()))
-    from bitroute.gateway.core.config import GatewayConfig  # noqa: PLC0415
+    from bitroute.gateway.core.config import GatewayConfig, Source, toml_file  # noqa: PLC0415
+    from bitroute.gateway.core.environment import environment  # noqa: PLC0415
     from bitroute.gateway.http.server import log_to_stderr  # noqa: PLC0415
     from bitroute.gateway.http.server import serve as run  # noqa: PLC0415
 
@@ -82,30 +87,33 @@ def serve(
         "routing": {"router": router, "budget": budget, "mode": mode},
         "records": {"url": records, "store_content": store_content or None},
     }
-    flags = {section: {name: value for name, value in values.items() if value is not None} for section, values in given.items()}
+    settings: dict[str, Any] = {
+        section: {name: value for name, value in values.items() if value is not None} for section, values in given.items()
+    }
+    names: dict[tuple[str, ...], str] = {(s, name): "--" + name.replace("_", "-") for s in given for name in given[s]}
+    flags = Source("flags", settings, names | {("records", "url"): "--records"})
+    variables = environment()
     if demo:
         if config or high or low:
             raise ConfigError("--demo brings its own servers: leave out --config, --high and --low")
         from bitroute.gateway.demo.demo import start_demo  # noqa: PLC0415
 
-        with start_demo(flags) as (made, announce):
+        with start_demo(flags, environment=variables) as (made, announce):
             run(made, announce)
         return
     if config is not None:
         if high or low:
             raise ConfigError("--high and --low describe what --config describes; use one of them")
-        base = GatewayConfig.load(config).model_dump(exclude_unset=True)
     elif high and low:
-        base = {
-            "variants": [
-                {"name": "low", "urls": low, "model": low_model},
-                {"name": "high", "urls": high, "model": high_model},
-            ]
-        }
-    else:
-        raise ConfigError("what to serve: give --high and --low, or --config FILE, or --demo")
-    merged = base | {section: {**base.get(section, {}), **values} for section, values in flags.items() if values}
-    run(GatewayConfig.of(merged, str(config or "flags")), _announce)
+        settings["variants"] = [
+            {"name": "low", "urls": low, "model": low_model},
+            {"name": "high", "urls": high, "model": high_model},
+        ]
+    elif high or low or "variants" not in variables.settings:
+        raise ConfigError(
+            "what to serve: give --high and --low, or --config FILE, or --demo, or the variable BITROUTE_VARIANTS"
+        )
+    run(GatewayConfig.merge([variables, *([toml_file(config)] if config else []), flags]), _announce)
 
 
 def _announce(url: str, admin: str) -> None:

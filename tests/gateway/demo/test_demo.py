@@ -22,7 +22,7 @@ from bitroute.envs.alfworld.agent import AlfworldAgent
 from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
 from bitroute.envs.alfworld.splits import split, task
 from bitroute.errors import ConfigError, DataError
-from bitroute.gateway.core.config import GatewayConfig
+from bitroute.gateway.core.config import GatewayConfig, Source
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.rollout.client import Client
 from support.checkpoint import write_checkpoint
@@ -43,7 +43,7 @@ DEADLINE = 60.0
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayConfig]:
-    with start_demo({}, MODEL, tmp_path_factory.mktemp("demo")) as (config, _):
+    with start_demo(Source("flags", {}), MODEL, tmp_path_factory.mktemp("demo")) as (config, _):
         yield config
 
 
@@ -206,33 +206,36 @@ def test_a_second_start_uses_the_files_of_the_first(tiny_model: Path, tmp_path: 
     def stamps() -> dict[str, int]:
         return {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
 
-    with start_demo({}, tiny_model, tmp_path):
+    with start_demo(Source("flags", {}), tiny_model, tmp_path):
         first = stamps()
-    with start_demo({}, tiny_model, tmp_path):
+    with start_demo(Source("flags", {}), tiny_model, tmp_path):
         assert stamps() == first
     assert len(first) == 2
     other = write_checkpoint(tmp_path / "other" / tiny_model.name, seed=1)
-    with pytest.raises(DataError, match="made from another model"), start_demo({}, other, tmp_path):
+    with pytest.raises(DataError, match="made from another model"), start_demo(Source("flags", {}), other, tmp_path):
         pass
 
 
 def test_flags_win_and_wrong_ones_are_named(tiny_model: Path, tmp_path: Path) -> None:
-    with start_demo({"routing": {"budget": 0.1}, "server": {"port": 0}}, tiny_model, tmp_path) as (config, _):
+    with start_demo(Source("flags", {"routing": {"budget": 0.1}, "server": {"port": 0}}), tiny_model, tmp_path) as (config, _):
         assert (config.routing.router, config.routing.budget, config.server.port) == ("heuristic", 0.1, 0)
         assert config.records.url == f"sqlite:///{tmp_path}/records.db"
-    with pytest.raises(ConfigError, match=r"routing\.budget"), start_demo({"routing": {"budget": 2}}, tiny_model, tmp_path):
+    with (
+        pytest.raises(ConfigError, match=r"routing\.budget"),
+        start_demo(Source("flags", {"routing": {"budget": 2}}), tiny_model, tmp_path),
+    ):
         pass
 
 
 def test_a_trained_router_beside_the_model_decides(tmp_path: Path) -> None:
     model = write_checkpoint(tmp_path / "model")
     (tmp_path / TRAINED).mkdir()
-    with start_demo({}, model, tmp_path / "work") as (config, _):
+    with start_demo(Source("flags", {}), model, tmp_path / "work") as (config, _):
         assert config.routing.router == str(tmp_path / TRAINED)
 
 
 def test_what_is_printed_can_be_copied(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with start_demo({}, tiny_model, tmp_path) as (config, announce):
+    with start_demo(Source("flags", {}), tiny_model, tmp_path) as (config, announce):
         announce("http://127.0.0.1:8080", "http://127.0.0.1:8081")
         url = config.variants[0].urls[0]
         printed = capsys.readouterr().out

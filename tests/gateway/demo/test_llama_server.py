@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from bitroute.cli.main import main
 from bitroute.envs.alfworld.splits import split
 from bitroute.episode import View
-from bitroute.gateway.core.config import GatewayConfig
+from bitroute.gateway.core.config import GatewayConfig, Source
 from bitroute.gateway.records.tables import episodes, open_database, steps
 from bitroute.rollout.client import Client, Played
 from bitroute.routers.calibrated import load_calibration, threshold_for
@@ -55,7 +55,7 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayConfig]:
     """The two servers, and a gateway's configuration with the trained router."""
     flags = {"routing": {"budget": BUDGET}, "records": {"store_content": True, "flush": 0.05}}
-    with start_demo(flags, ROOT / "models" / "alfworld-agent", tmp_path_factory.mktemp("demo")) as (config, _):
+    with start_demo(Source("flags", flags), ROOT / "models" / "alfworld-agent", tmp_path_factory.mktemp("demo")) as (config, _):
         assert config.routing.router == str(TRAINED)
         yield config
 

@@ -1,11 +1,13 @@
-"""The gateway's configuration: one TOML file, or flags for the small case. It knows names and limits, and starts nothing."""
+"""The gateway's configuration: flags over a file over environment variables. It knows names and limits, and starts nothing."""
 
 from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -23,6 +25,55 @@ from bitroute.cost import Rates
 from bitroute.errors import ConfigError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Location = Sequence[str | int]  # of a setting: section, key, and what is within
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Settings from one place, by section and key. `name` is what errors call it.
+
+    `names` are the settings that have a name of their own there (an environment variable's), by section and key. `texts` says
+    that all values are texts, of which lists and tables are JSON.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    names: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+    texts: bool = False
+
+    def named(self, location: Location) -> str:
+        """A setting as the place spells it."""
+        for length in range(len(location), 0, -1):
+            if (own := self.names.get(tuple(map(str, location[:length])))) is not None:
+                return ": ".join((own, *filter(None, [_dotted(location[length:])])))
+        return ": ".join((self.name, *filter(None, [_dotted(location)])))
+
+    def depth(self, location: Location) -> int:
+        """How much of a setting's location is found here."""
+        found: Any = self.settings
+        for depth, part in enumerate(location):
+            try:
+                found = found[part]
+            except (KeyError, IndexError, TypeError):
+                return depth
+        return len(location)
+
+
+def _dotted(location: Location) -> str:
+    return ".".join(map(str, location))
+
+
+def toml_file(path: Path) -> Source:
+    """What a TOML file says. Raises ConfigError naming the file when it cannot be read or is none."""
+    try:
+        return Source(str(path), tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file ({error})") from error
+
+
+_WANT_JSON = frozenset({"tuple_type", "dict_type"})  # errors of a text that is no list and no table
 
 
 class _Section(BaseModel):
@@ -179,22 +230,41 @@ class GatewayConfig(_Section):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a TOML file. Raises ConfigError naming the file and the field at fault."""
-        try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not a TOML file ({error})") from error
-        return cls.of(data, str(path))
+        return cls.merge([toml_file(path)])
 
     @classmethod
-    def of(cls, data: object, where: str) -> Self:
+    def of(cls, data: Mapping[str, Any], where: str) -> Self:
         """Check plain data; `where` names its origin in errors. Raises ConfigError naming the field."""
+        return cls.merge([Source(where, data)])
+
+    @classmethod
+    def merge(cls, sources: Sequence[Source]) -> Self:
+        """Settings from several places, at least one; of a setting that several have the last counts, a list as a whole.
+
+        Raises ConfigError naming the field at fault and where it stands.
+        """
+        merged: dict[str, Any] = {}
+        for source in sources:
+            for section, values in source.settings.items():
+                if isinstance(values, Mapping):
+                    before = merged.get(section)
+                    merged[section] = {**before, **values} if isinstance(before, Mapping) else values
+                elif section in cls.model_fields and section != "variants":
+                    raise ConfigError(f"{source.named([section])}: want {'JSON, ' if source.texts else ''}a table of settings")
+                else:
+                    merged[section] = values
         try:
-            return cls.model_validate(data)
+            return cls.model_validate(merged)
         except ValidationError as error:
             unknown = [found for found in error.errors() if found["type"] == "extra_forbidden"]
             first = (unknown or error.errors())[0]  # a misspelt setting explains the one that is missing
-            field = ".".join(str(part) for part in first["loc"])
             said = "there is no such setting" if unknown else first["msg"].removeprefix("Value error, ")
-            raise ConfigError(f"{where}: {field + ': ' if field else ''}{said}") from error
+            location: Location = first["loc"]
+            if not location and said.partition(".")[0].partition(":")[0] in cls.model_fields:  # as `_consistent` names it
+                name, _, said = said.partition(": ")
+                location = name.split(".")
+            # The last of the places that have most of it. One that nobody has is missing in the last of all.
+            source = max(reversed(sources), key=lambda place: place.depth(location))
+            if source.texts and isinstance(first["input"], str) and first["type"] in _WANT_JSON:
+                said = "want JSON"
+            raise ConfigError(f"{source.named(location)}: {said}") from error

@@ -5,12 +5,12 @@ configuration that points at them. The gateway itself is started by others, and 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from bitroute.gateway.core.config import GatewayConfig
+from bitroute.gateway.core.config import GatewayConfig, Source
 from bitroute.gateway.demo.llama_server import llama_server
 from bitroute.quantization.gguf import export_gguf
 
@@ -30,25 +30,25 @@ Announce = Callable[[str, str], None]
 
 @contextmanager
 def start_demo(
-    flags: Mapping[str, Mapping[str, Any]], model: Path = MODEL, work: Path = WORK
+    flags: Source, model: Path = MODEL, work: Path = WORK, *, environment: Source | None = None
 ) -> Iterator[tuple[GatewayConfig, Announce]]:
     """Two running servers as (configuration, what to print when the gateway listens). They end with the context.
 
-    `flags` are sections of the configuration that are given already; they win. The GGUF files are made in `work` at the first
-    time, where the records go, too. Raises ConfigError for a flag that is wrong, DataError when the model cannot be read or
-    a file in `work` is another model's, ModuleNotFoundError without the extra `serve-demo`.
+    What `flags` set wins; what `environment` sets counts where nothing else does. The GGUF files are made in `work` the first
+    time, where the records go, too. Raises ConfigError for a flag that is wrong, DataError when the model cannot be read or a
+    file in `work` is another model's, ModuleNotFoundError without the extra `serve-demo`.
     """
     files = {name: export_gguf(model, scheme, work) for name, scheme in LADDER.items()}
     trained = model.with_name(TRAINED)
     with ExitStack() as stack:
         variants = [{"name": name, "urls": (stack.enter_context(llama_server(file, name)),)} for name, file in files.items()]
-        base: dict[str, Mapping[str, Any]] = {
+        own: dict[str, object] = {
+            "variants": variants,
             # The router shares its cores with two servers and the client: here a late decision is better than none.
             "routing": {"router": str(trained) if trained.is_dir() else "heuristic", "timeout": 1.0},
             "records": {"url": f"sqlite:///{work / 'records.db'}"},
         }
-        sections = {section: {**base.get(section, {}), **flags.get(section, {})} for section in base.keys() | flags.keys()}
-        config = GatewayConfig.of({"variants": variants, **sections}, "flags")
+        config = GatewayConfig.merge([*([environment] if environment else []), Source("demo", own), flags])
         yield config, lambda url, admin: print(_introduction(config, url, admin), flush=True)
 
 
