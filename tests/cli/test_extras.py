@@ -17,11 +17,19 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
+def taken_in(line: str, groups: dict[str, list[str]]) -> list[str]:
+    requirement = Requirement(line)
+    return (
+        [inner for extra in sorted(requirement.extras) for inner in groups[extra]] if requirement.name == "bitroute" else [line]
+    )
+
+
 def metadata() -> list[str]:
-    """The requirements of pyproject.toml as an installed package tells them."""
+    """The requirements of pyproject.toml as an installed package tells them: extras that take in others are spelled out."""
+    groups = PROJECT["optional-dependencies"]
     lines = list(PROJECT["dependencies"])
-    for extra, group in PROJECT["optional-dependencies"].items():
-        for line in group:
+    for extra, group in groups.items():
+        for line in [inner for line in group for inner in taken_in(line, groups)]:
             requirement, _, marker = line.partition(";")
             lines.append(f"{requirement}; {f'({marker.strip()}) and ' if marker else ''}extra == '{extra}'")
     return sorted(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Final
 
@@ -12,18 +13,19 @@ DEVELOPMENT: Final = ("dev", "docs")  # extras that no command needs
 REQUIREMENT: Final = re.compile(r"""([\w.-]+)[^;]*;(.*)\bextra == ['"]([\w-]+)['"]""")
 
 
-def declared() -> list[tuple[str, str, bool]]:
-    """Distributions that extras bring: (name, extra, whether for some platforms alone). Names are normalized, `a-b`."""
+def declared() -> dict[str, tuple[str, bool]]:
+    """What extras bring: distribution -> (extra, whether for some platforms alone). Names are normalized, `a-b`.
+
+    Of several extras that bring a package, the smallest is its own: others take it in.
+    """
     try:
         lines = requires("bitroute") or []
     except PackageNotFoundError:  # run from its sources
         lines = []
-    found = [match for line in lines if (match := REQUIREMENT.match(line))]
-    return [
-        (_normal(match[1]), match[3], bool(match[2].strip()))
-        for match in found
-        if match[3] not in DEVELOPMENT and _normal(match[1]) != "bitroute"
-    ]
+    found = [match for line in lines if (match := REQUIREMENT.match(line)) and match[3] not in DEVELOPMENT]
+    sizes = Counter(match[3] for match in found)
+    found.sort(key=lambda match: -sizes[match[3]])  # stable; of equal names the last one stays
+    return {_normal(match[1]): (match[3], bool(match[2].strip())) for match in found}
 
 
 def extra_of(module: str) -> str | None:
@@ -32,7 +34,8 @@ def extra_of(module: str) -> str | None:
     A module is looked up by its first name, which is how all our packages but the members of a namespace are called.
     """
     name = _normal(module.partition(".")[0])
-    return next((extra for package, extra, _ in declared() if package == name or package.startswith(f"{name}-")), None)
+    found = (extra for package, (extra, _) in declared().items() if package == name or package.startswith(f"{name}-"))
+    return next(found, None)
 
 
 def need(*extras: str) -> None:
@@ -40,7 +43,7 @@ def need(*extras: str) -> None:
 
     For a command that needs several: their packages are imported one after the other, the last perhaps after minutes of work.
     """
-    absent = {extra: name for name, extra, partly in reversed(declared()) if extra in extras and not partly and not _here(name)}
+    absent = {extra: name for name, (extra, partly) in declared().items() if extra in extras and not partly and not _here(name)}
     if absent:
         wanted = [extra for extra in extras if extra in absent]
         packages = " and ".join(absent[extra] for extra in wanted)
