@@ -4,6 +4,7 @@ import ast
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def metadata() -> list[str]:
     groups = PROJECT["optional-dependencies"]
     lines = list(PROJECT["dependencies"])
     for extra, group in groups.items():
-        for line in [inner for line in group for inner in taken_in(line, groups)]:
+        for line in chain.from_iterable(taken_in(entry, groups) for entry in group):
             requirement, _, marker = line.partition(";")
             lines.append(f"{requirement}; {f'({marker.strip()}) and ' if marker else ''}extra == '{extra}'")
     return sorted(lines)
