@@ -27,7 +27,7 @@ import torch
 
 from bitroute.episode import View
 from bitroute.gateway.core.config import GatewayConfig
-from bitroute.gateway.core.values import Call, Endpoint, StepContext
+from bitroute.gateway.core.values import Call, StepContext
 from bitroute.gateway.routing.policy import Policy
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.routers.encoder.dataset import Reader
@@ -40,7 +40,7 @@ LADDER = ("low", "high")
 THINGS = ("book", "pen", "mug", "plate", "lettuce", "soapbar", "cloth", "pillow", "vase", "laptop")
 PLACES = ("desk", "shelf", "drawer", "sinkbasin", "countertop", "bed", "dresser", "fridge")
 Times = list[tuple[float, float]]  # CPU and wall-clock seconds
-CALL = Call(Endpoint.CHAT, "auto", False, {}, (), (), False, b"")
+CALL = Call("/v1/chat/completions", "auto", False, {}, (), (), False, b"")
 
 
 def sentence(chance: random.Random) -> str:

@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from bitroute.episode import Decision, Signals
-from bitroute.gateway.core.values import Call, Caller, Endpoint, Outcome, RoutingDecision, StepContext, Turn
+from bitroute.gateway.core.values import Call, Caller, Outcome, RoutingDecision, StepContext, Turn
+from bitroute.gateway.wire.dialects.registry import DIALECTS
 
 T = TypeVar("T")
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {"s": "system", "u": "user", "a": "assistant"}
@@ -21,11 +22,12 @@ def turn(text: str) -> Turn:
     return Turn(ROLES[role], content, blake2b(text.encode(), digest_size=16).digest())
 
 
-def call(*texts: str, body: str = "", endpoint: Endpoint = Endpoint.CHAT, **fields: Any) -> Call:
+def call(*texts: str, body: str = "", endpoint: str = "/v1/chat/completions", **fields: Any) -> Call:
     """A request with this history; equal arguments give equal bodies, `body` tells equal histories apart."""
     digest = blake2b(repr((texts, body, sorted(fields.items()))).encode(), digest_size=16).digest()
     raw = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in fields.items()}
-    return Call(endpoint, "auto", False, raw, tuple(map(turn, texts)), (), True, digest)
+    session = DIALECTS[endpoint].session(raw)
+    return Call(endpoint, "auto", False, raw, tuple(map(turn, texts)), (), True, digest, session)
 
 
 def caller(

@@ -10,7 +10,7 @@ import torch
 
 from bitroute.episode import View
 from bitroute.gateway.core.config import GatewayConfig
-from bitroute.gateway.core.values import Call, Endpoint, RoutingDecision, StepContext
+from bitroute.gateway.core.values import Call, RoutingDecision, StepContext
 from bitroute.nn.decoder import DecoderConfig
 from bitroute.routers.encoder.network import EncoderNetwork
 from bitroute.routers.encoder.router import EncoderRouter
@@ -54,7 +54,7 @@ def routing_config(ladder: Sequence[str] = ("low", "high"), **fields: Any) -> Ga
 
 def call(*tools: str) -> Call:
     """A chat request, as far as decisions look at it."""
-    return Call(Endpoint.CHAT, "auto", False, {}, (), tools, False, b"")
+    return Call("/v1/chat/completions", "auto", False, {}, (), tools, False, b"")
 
 
 def context(view: View, episode: str = "e", seed: int = 0, retried: RoutingDecision | None = None) -> StepContext:

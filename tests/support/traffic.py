@@ -12,7 +12,7 @@ from typing import Any
 from bitroute.cost import CostModel, Rates
 from bitroute.episode import Decision, View
 from bitroute.gateway.core.config import RecordsConfig
-from bitroute.gateway.core.values import Attempt, Call, Caller, Endpoint, Outcome, RoutingDecision, StepContext, Tokens, Turn
+from bitroute.gateway.core.values import Attempt, Call, Caller, Outcome, RoutingDecision, StepContext, Tokens, Turn
 from bitroute.gateway.records.recorder import Recorder
 from bitroute.gateway.sessions.episode_state import chain
 
@@ -43,7 +43,7 @@ def turn(role: Any, text: str) -> Turn:
 
 
 def call(turns: Sequence[Turn], body: bytes = b"") -> Call:
-    return Call(Endpoint.CHAT, "auto", False, {}, tuple(turns), (), False, (body or chain(turns))[:16])
+    return Call("/v1/chat/completions", "auto", False, {}, tuple(turns), (), False, (body or chain(turns))[:16])
 
 
 def routing(variant: str = "low", **options: Any) -> RoutingDecision:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitroute.gateway.core.values import Caller, Endpoint, GatewayError
+from bitroute.gateway.core.values import Caller, GatewayError
 from bitroute.gateway.sessions.identity import HARNESSES, identify
 from support.histories import call
 
@@ -55,7 +55,7 @@ def test_a_configured_header_names_a_session_and_others_do_not() -> None:
     ],
 )
 def test_responses_have_names_of_their_own(fields: dict[str, object], source: str, session: str) -> None:
-    found = identify(call("u:hi", endpoint=Endpoint.RESPONSES, **fields), {}, "", ())
+    found = identify(call("u:hi", endpoint="/v1/responses", **fields), {}, "", ())
     assert (found.source, found.session, found.explicit) == (source, session, True)
     assert not identify(call("u:hi", **fields), {}, "", ()).explicit
 

@@ -6,9 +6,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bitroute.cost import CostModel, Rates
 from bitroute.episode import Decision
-from bitroute.gateway.core.values import Attempt, Endpoint, Outcome, RoutingDecision, Tokens, Turn
+from bitroute.gateway.core.values import Attempt, Outcome, RoutingDecision, Tokens, Turn
 from bitroute.gateway.telemetry.metrics import REASONS, Metrics
 
+CHAT = "/v1/chat/completions"
 LADDER = ("low", "high")
 COST = CostModel(unit="euro", variants={"low": Rates(call=1, decode=0.1), "high": Rates(call=2, prefill=0.5, decode=1)})
 ANSWER = Turn("assistant", "yes", b"0" * 16)
@@ -40,8 +41,8 @@ def routing(variant: str = "low", reason: str = "router", intended: str | None =
 
 def test_an_answered_request_in_numbers() -> None:
     metrics = Metrics(LADDER, COST)
-    metrics.observe(Endpoint.CHAT, routing(), answered())
-    metrics.observe(Endpoint.CHAT, routing("high"), answered("high"))
+    metrics.observe(CHAT, routing(), answered())
+    metrics.observe(CHAT, routing("high"), answered("high"))
     found = values(metrics)
     assert found["requests_total", "/v1/chat/completions", "2xx", "low"] == 1
     assert found["ended_total", "complete"] == 2
@@ -61,7 +62,7 @@ def test_an_answered_request_in_numbers() -> None:
 
 def test_an_answer_without_token_counts_costs_its_call() -> None:
     metrics = Metrics(LADDER, COST)
-    metrics.observe(Endpoint.CHAT, routing(), answered(tokens=None))
+    metrics.observe(CHAT, routing(), answered(tokens=None))
     found = values(metrics)
     assert found["cost_total", "low"] == 1
     assert found["cost_all_high_total", "low"] == 2
@@ -69,7 +70,7 @@ def test_an_answer_without_token_counts_costs_its_call() -> None:
 
 def test_what_was_not_answered_costs_nothing() -> None:
     metrics = Metrics(LADDER, COST)
-    metrics.observe(Endpoint.CHAT, routing(), answered(answer=None, status=502, ended="error"))
+    metrics.observe(CHAT, routing(), answered(answer=None, status=502, ended="error"))
     found = values(metrics)
     assert found["requests_total", "/v1/chat/completions", "5xx", "low"] == 1
     assert not any(name in ("cost_total", "tokens_total") for name, *_ in found)
@@ -77,14 +78,14 @@ def test_what_was_not_answered_costs_nothing() -> None:
 
 def test_a_request_that_ended_before_a_decision() -> None:
     metrics = Metrics(LADDER, COST)
-    metrics.observe(Endpoint.MESSAGES, None, Outcome(status=429))
+    metrics.observe("/v1/messages", None, Outcome(status=429))
     assert values(metrics) == {("requests_total", "/v1/messages", "4xx", "none"): 1, ("ended_total", "error"): 1}
 
 
 def test_a_client_that_left_before_anything_was_sent() -> None:
     metrics = Metrics(LADDER, COST)
     attempts = [Attempt("low", "http://a", None, 0.1, "refused")]
-    metrics.observe(Endpoint.CHAT, routing(), Outcome(ended="cancelled", attempts=attempts))
+    metrics.observe(CHAT, routing(), Outcome(ended="cancelled", attempts=attempts))
     found = values(metrics)
     assert found["requests_total", "/v1/chat/completions", "none", "low"] == 1
     assert found["attempts_total", "none", "low"] == 1
@@ -94,7 +95,7 @@ def test_a_client_that_left_before_anything_was_sent() -> None:
 
 def test_fallbacks_and_overruled_decisions_are_counted() -> None:
     metrics = Metrics(LADDER, COST)
-    metrics.observe(Endpoint.CHAT, routing("low", "shadow", intended="high"), answered("high"))
+    metrics.observe(CHAT, routing("low", "shadow", intended="high"), answered("high"))
     found = values(metrics)
     assert found["fallbacks_total", "high"] == 1
     assert found["overruled_total", "shadow"] == 1
@@ -105,7 +106,7 @@ def test_fallbacks_and_overruled_decisions_are_counted() -> None:
 def test_traffic_does_not_add_series_without_end() -> None:
     metrics = Metrics(LADDER, COST)
     for i in range(10 * REASONS):
-        metrics.observe(Endpoint.CHAT, routing(f"variant-{i}", f"reason {i}"), answered(f"variant-{i}", status=200 + i % 300))
+        metrics.observe(CHAT, routing(f"variant-{i}", f"reason {i}"), answered(f"variant-{i}", status=200 + i % 300))
     found = values(metrics)
     reasons = {labels[0] for name, *labels in found if name == "decisions_total"}
     assert len(reasons) == REASONS + 1
@@ -126,5 +127,5 @@ def test_gauges_are_read_when_asked_for() -> None:
 
 def test_two_registries_know_nothing_of_each_other() -> None:
     first, second = Metrics(LADDER, COST), Metrics(LADDER, COST)
-    first.observe(Endpoint.CHAT, routing(), answered())
+    first.observe(CHAT, routing(), answered())
     assert values(second) == {}

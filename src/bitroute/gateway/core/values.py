@@ -1,8 +1,8 @@
 """The values that the gateway's parts hand to each other while one request is answered. Nothing here computes or waits.
 
-The way of a request: `wire` parses a `Call`, `identity` says who calls (`Caller`), `sessions` finds its `StepContext`, `policy`
-makes a `RoutingDecision`, `upstreams` sends it (`Attempt`s), `collect` reads what came back (`Outcome`), `records` keeps a row
-of all that.
+The way of a request: a dialect (`wire`) parses a `Call`, `identity` says who calls (`Caller`), `sessions` finds its
+`StepContext`, `policy` makes a `RoutingDecision`, `upstreams` sends it (`Attempt`s), the dialect's reader reads what came back
+(`Outcome`), `records` keeps a row of all that.
 
 They are msgspec Structs because many are made for each request, and a frozen dataclass takes ten times as long to make.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Literal
 
 import msgspec
@@ -19,17 +18,8 @@ import msgspec
 from bitroute.episode import Decision, Signals, View
 
 
-class Endpoint(StrEnum):
-    """The generating endpoints; the value is the path below the server's root."""
-
-    CHAT = "/v1/chat/completions"
-    COMPLETIONS = "/v1/completions"
-    RESPONSES = "/v1/responses"
-    MESSAGES = "/v1/messages"
-
-
 class GatewayError(Exception):
-    """A request ends with an error of ours. `wire.error_body` gives it the shape of its endpoint.
+    """A request ends with an error of ours. Its dialect gives it the shape that clients expect.
 
     `status` is the HTTP status, `kind` OpenAI's `error.type` (invalid_request_error, authentication_error ...), `code` and
     `param` as in OpenAI's error object. `headers` go out with it (retry-after, x-should-retry ...).
@@ -65,11 +55,12 @@ class Turn(msgspec.Struct, frozen=True):
 class Call(msgspec.Struct, frozen=True):
     """A parsed request. `fields` are the body's own bytes by key, so that what is not changed travels as it came.
 
-    `tools` names the tools whose results the model has not answered yet, and the one that the request forces, each once;
-    `wants_usage` says whether the client asked for usage in its stream; `digest` is of the whole body.
+    `endpoint` is the path of its dialect. `tools` names the tools whose results the model has not answered yet, and the one
+    that the request forces, each once; `wants_usage` says whether the client gets usage in its stream; `digest` is of the
+    whole body. `session` is an id of the session in a field that only the dialect has, and that field's name.
     """
 
-    endpoint: Endpoint
+    endpoint: str
     model: str
     stream: bool
     fields: Mapping[str, msgspec.Raw]
@@ -77,6 +68,7 @@ class Call(msgspec.Struct, frozen=True):
     tools: tuple[str, ...]
     wants_usage: bool
     digest: bytes
+    session: tuple[str, str] | None = None
 
 
 class Caller(msgspec.Struct, frozen=True):

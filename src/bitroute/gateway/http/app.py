@@ -1,7 +1,8 @@
-"""The gateway's public port: from a request to its relayed answer, and the few endpoints beside. It holds the parts together.
+"""The gateway's public port: from a generating request to its relayed answer. It holds the parts together.
 
-What parts know stays there: bodies in `wire` and `collect`, episodes in `sessions`, decisions in `policy`, replicas in
-`upstream`. A client that goes away cancels what is under way for it, at any time. No response is changed once it has begun.
+What parts know stays there: bodies in `wire`, episodes in `sessions`, decisions in `routing`, replicas in `upstreams`, the few
+other endpoints in `resources`. A client that goes away cancels what is under way for it, at any time. No response is changed
+once it has begun.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from bitroute.gateway.auth.keys import Keys
 from bitroute.gateway.core.config import GatewayConfig, VariantConfig
-from bitroute.gateway.core.values import Call, Endpoint, GatewayError, Outcome, RoutingDecision, StepContext
+from bitroute.gateway.core.values import Call, GatewayError, Outcome, RoutingDecision, StepContext
 from bitroute.gateway.http.connection import (
     CancelOnDisconnect,
     DisconnectedError,
@@ -28,7 +28,7 @@ from bitroute.gateway.http.connection import (
     read_body,
     read_headers,
 )
-from bitroute.gateway.http.openapi import document
+from bitroute.gateway.http.resources import Resources, not_allowed
 from bitroute.gateway.records.recorder import Recorder
 from bitroute.gateway.routing.policy import Policy
 from bitroute.gateway.sessions.identity import identify
@@ -36,8 +36,9 @@ from bitroute.gateway.sessions.sessions import Sessions
 from bitroute.gateway.telemetry.metrics import Metrics
 from bitroute.gateway.upstreams.upstreams import Answer, Upstreams
 from bitroute.gateway.wire import sse
-from bitroute.gateway.wire.collect import Collector
-from bitroute.gateway.wire.parse import error_body, forward, parse
+from bitroute.gateway.wire.dialects.dialect import Dialect
+from bitroute.gateway.wire.dialects.registry import DIALECTS, dialect_of_errors
+from bitroute.gateway.wire.reader import Reader
 
 if TYPE_CHECKING:
     from bitroute.gateway.telemetry.spans import Telemetry  # its libraries are an extra
@@ -47,13 +48,6 @@ _log = logging.getLogger(__name__)
 PASSED_ON: Final = frozenset(
     {"accept", "anthropic-beta", "anthropic-version", "openai-beta", "traceparent", "tracestate", "user-agent", "x-request-id"}
 )
-
-
-class _Reported(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of an outcome."""
-
-    success: bool | None = None
-    reward: float | None = None
 
 
 class Gateway:
@@ -77,81 +71,38 @@ class Gateway:
         self.telemetry = telemetry
         self.in_flight = 0
         self.draining = False
-        self.created = int(time.time())
+        self._resources = Resources(
+            config,
+            policy=policy,
+            sessions=sessions,
+            recorder=recorder,
+            keys=keys,
+            ready=upstreams.ready,
+            draining=lambda: self.draining,
+        ).router()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; every failure has the shape of its endpoint."""
+        """Answer one request; every failure has the shape of its dialect."""
         if scope["type"] != "http":
             return
         path, method = scope["path"], scope["method"]
-        endpoint = _ENDPOINTS.get(path)
-        if endpoint is not None and method == "POST":
-            await self._generate(endpoint, scope, receive, send)
+        dialect = DIALECTS.get(path)
+        if dialect is not None and method == "POST":
+            await self._generate(dialect, scope, receive, send)
             return
         try:
-            response = await self._beside(method, path, scope, receive)
+            if dialect is not None:
+                raise not_allowed(method, path, "POST")
+            await self._resources(scope, receive, send)
         except GatewayError as error:
-            response = _refusal(Endpoint.MESSAGES if path.startswith(Endpoint.MESSAGES) else None, error)
-        await response(scope, receive, send)
+            body = dialect_of_errors(path).error(error)
+            await Response(body, error.status, error.headers, "application/json")(scope, receive, send)
+        except DisconnectedError:
+            pass
 
-    async def _beside(self, method: str, path: str, scope: Scope, receive: Receive) -> Response:
-        """What does not generate: health, models, outcomes, the interface's description."""
-        headers = read_headers(scope)
-        match [method, *path.strip("/").split("/")]:
-            case ["GET" | "HEAD", "health"]:
-                return _json({"status": "ok"})
-            case ["GET" | "HEAD", "ready"]:
-                ready = self.upstreams.ready() and not self.draining
-                return _json({"ready": ready, "draining": self.draining}, 200 if ready else 503)
-            case ["GET", "openapi.json"]:
-                return _json(document(self.config.ladder))
-            case ["GET", "v1", "models"]:
-                self.keys.authenticate(headers)
-                return _json({"object": "list", "data": [self._model(name) for name in self.policy.models()]})
-            case ["GET", "v1", "models", *_]:
-                self.keys.authenticate(headers)
-                name = path.removeprefix("/v1/models/")  # it may have slashes, as an id may below
-                self.policy.resolve(name, None)
-                return _json(self._model(name))
-            case ["POST", "v1", "episodes", _, *_, "outcome"]:
-                return await self._report(path.removeprefix("/v1/episodes/").removesuffix("/outcome"), scope, receive)
-            case [_, "health" | "ready"]:
-                allowed = "GET, HEAD"
-            case [_, "openapi.json"] | [_, "v1", "models", *_]:
-                allowed = "GET"
-            case _ if path in _ENDPOINTS or (path.startswith("/v1/episodes/") and path.endswith("/outcome")):
-                allowed = "POST"
-            case _:
-                raise GatewayError(404, f"Unknown request URL: {method} {path}", code="unknown_url")
-        raise GatewayError(
-            405, f"{method} is not allowed on {path}; use {allowed}", code="method_not_allowed", headers={"allow": allowed}
-        )
-
-    def _model(self, name: str) -> dict[str, object]:
-        return {"id": name, "object": "model", "created": self.created, "owned_by": "bitroute"}
-
-    async def _report(self, name: str, scope: Scope, receive: Receive) -> Response:
-        """Take the outcome of an episode, which closes it."""
-        headers = read_headers(scope)
-        client = self.keys.authenticate(headers)
-        try:
-            reported = msgspec.json.decode(
-                await read_body(scope, headers, receive, self.config.server.max_body), type=_Reported
-            )
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise GatewayError(400, f"The outcome is not {{success: bool, reward: number}}: {error}") from error
-        if reported.success is None and reported.reward is None:
-            raise GatewayError(400, "The outcome needs success or reward", param="success")
-        episode = await self.sessions.resolve(client.scope, name) or await self.recorder.find(client.scope, name)
-        if episode is None:
-            raise GatewayError(404, "There is no such episode or session", code="episode_not_found")
-        self.recorder.outcome(client.scope, episode, reported.success, reported.reward)
-        await self.sessions.close_episode(client.scope, episode)
-        return _json({"episode": episode, "success": reported.success, "reward": reported.reward})
-
-    async def _generate(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _generate(self, dialect: Dialect, scope: Scope, receive: Receive, send: Send) -> None:
         """Route, relay and record one generating request."""
-        exchange = Exchange(endpoint, read_headers(scope), time.perf_counter(), send)
+        exchange = Exchange(dialect, read_headers(scope), time.perf_counter(), send)
         self.in_flight += 1
         try:
             await self._answer_or_fail(exchange, scope, receive)
@@ -171,7 +122,7 @@ class Gateway:
         except asyncio.CancelledError:
             await self._stop(exchange)
         except Exception:
-            _log.exception("a request to %s failed inside the gateway", exchange.endpoint)
+            _log.exception("a request to %s failed inside the gateway", exchange.dialect.path)
             await self._fail(exchange, GatewayError(500, "The gateway failed; see its log", kind="server_error"))
         finally:
             # Also for a client that went away: its next try must not find this one still unanswered.
@@ -186,7 +137,7 @@ class Gateway:
             )
         body = await read_body(scope, exchange.headers, receive, self.config.server.max_body)
         exchange.arrived = time.perf_counter()
-        call = exchange.call = parse(exchange.endpoint, body)
+        call = exchange.call = exchange.dialect.parse(body)
         forced = exchange.headers.get("x-bitroute-force")
         requested = self.policy.resolve(call.model, client.force or forced, client.floor)
         exchange.limits = self.keys.admit(client, forced or call.model)
@@ -203,10 +154,10 @@ class Gateway:
         outcome.overhead = time.perf_counter() - exchange.arrived
 
         def body_for(variant: VariantConfig) -> bytes:
-            return forward(call, variant.model or variant.name)
+            return exchange.dialect.forward(call, variant.model or variant.name)
 
         answer = await self.upstreams.open(
-            exchange.endpoint.value,
+            call.endpoint,
             routing.decision.variant,
             body_for,
             affinity=context.episode,
@@ -220,26 +171,26 @@ class Gateway:
             outcome.variant, outcome.status = answer.variant, answer.status
             outcome.first_token = time.perf_counter() - exchange.arrived
             shown = call.model if self.config.server.model_name == "client" else answer.variant
-            collector = Collector(call, shown)
+            reader = exchange.dialect.reader(call, shown)
             if answer.content_type == "text/event-stream":
-                await self._stream(exchange, answer, collector)
+                await self._stream(exchange, answer, reader)
             else:
-                await self._whole(exchange, answer, collector)
+                await self._whole(exchange, answer, reader)
         finally:
             await answer.close()
 
-    async def _whole(self, exchange: Exchange, answer: Answer, collector: Collector) -> None:
+    async def _whole(self, exchange: Exchange, answer: Answer, reader: Reader) -> None:
         """Relay an answer that comes in one piece; an error without a shape gets ours."""
         body, outcome = await answer.body(), exchange.outcome
         if answer.status >= 400:
-            if not _is_error(body):
+            if not exchange.dialect.is_error(body):
                 kind = "server_error" if answer.status >= 500 else "invalid_request_error"
                 text = body[:500].decode("utf-8", "replace") or "no message"
-                body = error_body(exchange.endpoint, GatewayError(answer.status, f"The upstream refused: {text}", kind=kind))
+                body = exchange.dialect.error(GatewayError(answer.status, f"The upstream refused: {text}", kind=kind))
         else:
-            body = collector.whole(body)
-            _note_answer(outcome, collector)
-            outcome.ended = "error" if collector.failed else "complete"
+            body = reader.whole(body)
+            _note_answer(outcome, reader)
+            outcome.ended = "error" if reader.failed else "complete"
         await self._end_step(exchange)
         content_type = "application/json" if answer.status >= 400 else answer.content_type
         await self._start(
@@ -247,7 +198,7 @@ class Gateway:
         )
         await exchange.finish(body)
 
-    async def _stream(self, exchange: Exchange, answer: Answer, collector: Collector) -> None:
+    async def _stream(self, exchange: Exchange, answer: Answer, reader: Reader) -> None:
         """Relay a stream of events, each as it comes."""
         outcome, splitter = exchange.outcome, sse.Splitter()
         await self._start(
@@ -257,21 +208,21 @@ class Gateway:
         try:
             async with keep_alive(exchange):
                 async for chunk in answer.chunks():
-                    out = b"".join(collector.event(event) for event in splitter.feed(chunk))
-                    if collector.done and not exchange.recorded:
-                        _note_answer(outcome, collector)
-                        outcome.ended = "error" if collector.failed else "complete"
+                    out = b"".join(reader.event(event) for event in splitter.feed(chunk))
+                    if reader.done and not exchange.recorded:
+                        _note_answer(outcome, reader)
+                        outcome.ended = "error" if reader.failed else "complete"
                         await self._end_step(exchange)
                     if out:
                         await exchange.send_chunk(out)
-            whole, tail = collector.malformed, splitter.tail()
-            last = collector.event(tail + b"\n\n") if tail else b""
-            if last and collector.malformed == whole:  # an event that was cut off must not pass for a broken one
+            whole, tail = reader.malformed, splitter.tail()
+            last = reader.event(tail + b"\n\n") if tail else b""
+            if last and reader.malformed == whole:  # an event that was cut off must not pass for a broken one
                 await exchange.send_chunk(last)
-            if not collector.done:
+            if not reader.done:
                 raise GatewayError(502, "The upstream ended its stream too early", kind="server_error", code="upstream_dropped")
         except GatewayError as error:
-            _note_answer(outcome, collector)
+            _note_answer(outcome, reader)
             await self._end_with_error_event(exchange, error)
             return
         await exchange.finish()
@@ -279,8 +230,7 @@ class Gateway:
     async def _end_with_error_event(self, exchange: Exchange, error: GatewayError) -> None:
         """End a stream that has begun: the status is long sent, so the error travels as an event in place of its end."""
         await self._end_step(exchange)
-        name = b"event: error\n" if exchange.endpoint in (Endpoint.MESSAGES, Endpoint.RESPONSES) else b""
-        await exchange.send_chunk(name + b"data: " + error_body(exchange.endpoint, error) + b"\n\n")
+        await exchange.send_chunk(exchange.dialect.error_event(error))
         await exchange.finish()
 
     async def _start(
@@ -302,7 +252,7 @@ class Gateway:
         if exchange.headers_sent:
             return
         await self._end_step(exchange)
-        body = error_body(exchange.endpoint, error)
+        body = exchange.dialect.error(error)
         own = [("content-type", "application/json"), ("content-length", str(len(body)))]
         await self._start(exchange, error.status, own, list(error.headers.items()))
         await exchange.finish(body)
@@ -332,9 +282,9 @@ class Gateway:
         """Count and record, whatever the end was."""
         outcome, call, context, routing = exchange.outcome, exchange.call, exchange.context, exchange.routing
         outcome.total = time.perf_counter() - exchange.arrived
-        self.metrics.observe(exchange.endpoint, routing, outcome)
+        self.metrics.observe(exchange.dialect.path, routing, outcome)
         if self.telemetry is not None:
-            self.telemetry.observe(exchange.headers, exchange.endpoint, call, context, routing, outcome)
+            self.telemetry.observe(exchange.headers, exchange.dialect.operation, call, context, routing, outcome)
         if call is None or context is None or exchange.caller is None or exchange.client is None:
             return
         cost = self.recorder.step(exchange.caller, call, context, routing, outcome)
@@ -344,27 +294,8 @@ class Gateway:
             self.keys.charge(exchange.client, outcome.tokens, cost)
 
 
-_ENDPOINTS: Final = {endpoint.value: endpoint for endpoint in Endpoint}
-
-
-def _note_answer(outcome: Outcome, collector: Collector) -> None:
+def _note_answer(outcome: Outcome, reader: Reader) -> None:
     """What was read of an answer. One that broke off is none: asked again, its step stands where it stood."""
-    outcome.tokens = collector.tokens
-    if collector.done and collector.failed is None:
-        outcome.answer, outcome.signals = collector.answer, collector.signals
-
-
-def _json(value: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
-
-
-def _refusal(endpoint: Endpoint | None, error: GatewayError) -> Response:
-    return Response(error_body(endpoint, error), error.status, error.headers, "application/json")
-
-
-def _is_error(body: bytes) -> bool:
-    """Whether an upstream's refusal already has an error object."""
-    try:
-        return "error" in msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return False
+    outcome.tokens = reader.tokens
+    if reader.done and reader.failed is None:
+        outcome.answer, outcome.signals = reader.answer, reader.signals

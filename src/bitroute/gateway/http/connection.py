@@ -15,7 +15,8 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from bitroute.gateway.auth.keys import Client
-from bitroute.gateway.core.values import Call, Caller, Endpoint, GatewayError, Outcome, RoutingDecision, StepContext
+from bitroute.gateway.core.values import Call, Caller, GatewayError, Outcome, RoutingDecision, StepContext
+from bitroute.gateway.wire.dialects.dialect import Dialect
 
 MAX_HEADERS: Final = 32 * 1024  # bytes of all names and values together
 LINGER: Final = 5.0  # seconds for which the rest of a body that is too long is read
@@ -26,7 +27,7 @@ KEEP_ALIVE: Final = 15.0  # seconds of silence, after the first chunk, before a 
 class Exchange:
     """One request while it is answered: what is known of it so far, for the records whatever happens."""
 
-    endpoint: Endpoint
+    dialect: Dialect
     headers: Mapping[str, str]  # names in lower case
     arrived: float
     send: Send

@@ -1,57 +1,24 @@
-"""The OpenAPI description of the public port. It says of request bodies what the gateway reads: the rest is the upstream's."""
+"""The OpenAPI description of the public port, made of the structs that read and write the bodies.
+
+It says of generating requests what the gateway reads: the rest is the upstream's. What depends on the ladder is added here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, Final
 
+import msgspec
+from msgspec import Struct
+
 from bitroute import __version__
-from bitroute.gateway.core.values import Endpoint
+from bitroute.gateway.http.bodies import Health, Model, Models, OutcomeReport, Readiness, RecordedOutcome
 from bitroute.gateway.sessions.identity import LAST_STEP, LONGEST
+from bitroute.gateway.wire.dialects.dialect import REFERENCES, Dialect
+from bitroute.gateway.wire.dialects.registry import DIALECTS, dialect_of_errors
 
 _TEXT: Final = {"type": "string"}
-_TEXT_OR_NULL: Final = {"type": ["string", "null"]}
-_PARTS: Final = {"type": ["string", "array", "null"], "description": "A text, or a list of parts that the upstream judges."}
-_MESSAGE: Final = {
-    "type": "object",
-    "required": ["role"],
-    "properties": {
-        "role": _TEXT,
-        "content": _PARTS,
-        **dict.fromkeys(("name", "tool_call_id", "refusal"), _TEXT_OR_NULL),
-        "tool_calls": {"type": ["array", "null"], "items": {"type": "object", "properties": {"id": _TEXT_OR_NULL}}},
-    },
-}
-_BLOCK_MESSAGE: Final = {
-    "type": "object",
-    "required": ["role", "content"],
-    "properties": {"role": _TEXT, "content": {"type": ["string", "array"]}},
-}
-_TOKEN: Final = {"type": "integer"}
-_ITEM: Final = {"type": "object", "properties": {"type": _TEXT}}
-
-
-def _object(**properties: Any) -> dict[str, Any]:
-    return {"type": "object", "required": list(properties), "properties": properties}
-
-
-def _list(*items: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "minItems": 1, "items": {"anyOf": list(items)}}
-
-
-# By endpoint: the fields that are read, and which of them there must be one of.
-_READ: Final[dict[Endpoint, tuple[dict[str, Any], tuple[str, ...]]]] = {
-    Endpoint.CHAT: ({"messages": _list(_MESSAGE)}, ("messages",)),
-    Endpoint.COMPLETIONS: (
-        {"prompt": {"anyOf": [_TEXT, _list(_TEXT, _TOKEN, {"type": "array", "items": _TOKEN})]}},
-        ("prompt",),
-    ),
-    Endpoint.RESPONSES: (
-        {"input": {"anyOf": [_TEXT, _list(_ITEM)]}, "instructions": _PARTS},
-        ("input", "previous_response_id", "conversation", "prompt"),
-    ),
-    Endpoint.MESSAGES: ({"messages": _list(_BLOCK_MESSAGE), "system": _PARTS}, ("messages",)),
-}
 _ANSWER_HEADERS: Final = {
     "x-bitroute-variant": "The variant that answered.",
     "x-bitroute-reason": "Why it was chosen.",
@@ -62,8 +29,6 @@ _ANSWER_HEADERS: Final = {
     "x-bitroute-episode": "The episode's id, for its outcome.",
     "x-bitroute-step": "The step's number in the episode, from 0.",
 }
-_ERROR: Final = _object(error=_object(message=_TEXT, type=_TEXT))
-_BLOCK_ERROR: Final = _object(type={"const": "error"}, **_ERROR["properties"])
 _MEANINGS: Final = {
     "400": "The request is malformed; the message names the field.",
     "401": "No valid key.",
@@ -79,42 +44,48 @@ _MEANINGS: Final = {
 }
 
 
-def _errors(*statuses: str, schema: str = "Error") -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
-    return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
-
-
-def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-_MODEL: Final = _object(id=_TEXT, object={"const": "model"}, created={"type": "integer"}, owned_by=_TEXT)
-
-
-def _parameter(name: str, location: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "in": location, "required": location == "path", "description": description, "schema": schema}
-
-
-def _generating(endpoint: Endpoint, ladder: tuple[str, ...]) -> dict[str, Any]:
-    fields, needed = _READ[endpoint]
-    model = {
-        "description": "auto (routed within the configured budget), auto-K (K in 0..1), or a variant by its name.",
-        "anyOf": [{"enum": ["auto", *ladder]}, {"type": "string", "pattern": r"^auto-(0?\.[0-9]{1,9}|0|1)$"}],
+@cache
+def document(ladder: tuple[str, ...]) -> dict[str, Any]:
+    """The whole description, as plain data, for the variants of this ladder."""
+    readiness = _reading("Some upstream answers.", Readiness)
+    for status, meaning in (("200", "Some upstream answers."), ("503", "None does, or the gateway is about to stop.")):
+        schema = {"allOf": [_reference(Readiness)], "properties": {"ready": {"const": status == "200"}}}
+        readiness["get"]["responses"][status] = _content(meaning, schema)
+    schemas = _components({dialect.refusal for dialect in DIALECTS.values()})
+    paths: dict[str, Any] = {}
+    for dialect in DIALECTS.values():
+        body, named = dialect.schema()
+        if clash := [name for name, schema in named.items() if schemas.setdefault(name, schema) != schema]:
+            raise ValueError(f"{dialect.path}: another dialect describes something else as {', '.join(clash)}")
+        body["properties"]["model"] = _model_names(ladder)
+        paths[dialect.path] = _generating(dialect, body, ladder)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "bitroute gateway", "version": __version__, "description": "Every step at the precision it needs."},
+        "security": [{}, {"bearer": []}, {"header": []}],
+        "paths": {
+            **paths,
+            "/v1/models": _reading("The models offered.", Models, "401"),
+            "/v1/models/{model}": _reading("One model.", Model, "401", "404", name="model"),
+            "/v1/episodes/{episode}/outcome": _outcome(),
+            "/health": _reading("The process lives.", Health),
+            "/ready": readiness,
+        },
+        "components": {
+            "schemas": schemas | _components([Health, Model, Models, OutcomeReport, Readiness, RecordedOutcome]),
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
     }
-    body: dict[str, Any] = {
-        "type": "object",
-        "required": ["model"],
-        "properties": {"model": model, "stream": {"type": ["boolean", "null"]}, **fields},
-    }
-    if len(needed) == 1:
-        body["required"] = ["model", *needed]
-    else:
-        body["anyOf"] = [{"required": [name]} for name in needed]
+
+
+def _generating(dialect: Dialect, body: dict[str, Any], ladder: tuple[str, ...]) -> dict[str, Any]:
     headers = {name: {"description": text, "schema": _TEXT} for name, text in _ANSWER_HEADERS.items()}
-    answer = {**_json("The upstream's answer; `model` names the variant.", {"type": "object"}), "headers": headers}
+    answer = {**_content("The upstream's answer; `model` names the variant.", {"type": "object"}), "headers": headers}
     answer["content"]["text/event-stream"] = {"schema": {}}
-    errors = _errors(*_MEANINGS, schema="BlockError" if endpoint is Endpoint.MESSAGES else "Error")
-    refusal = {"description": "What the upstream refuses is relayed.", "content": {"application/json": {"schema": {}}}}
+    refusal = _content("What the upstream refuses is relayed.", {})
     return {
         "post": {
             "summary": "Routed to a variant and relayed.",
@@ -136,65 +107,54 @@ def _generating(endpoint: Endpoint, ladder: tuple[str, ...]) -> dict[str, Any]:
                 ),
             ],
             "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-            "responses": {"200": answer, **errors, "default": refusal},
+            "responses": {"200": answer, **_errors(dialect, *_MEANINGS), "default": refusal},
         }
     }
 
 
-def _reading(summary: str, schema: dict[str, Any], *errors: str, name: str | None = None) -> dict[str, Any]:
+def _model_names(ladder: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "description": "auto (routed within the configured budget), auto-K (K in 0..1), or a variant by its name.",
+        "anyOf": [{"enum": ["auto", *ladder]}, {"type": "string", "pattern": r"^auto-(0?\.[0-9]{1,9}|0|1)$"}],
+    }
+
+
+def _reading(summary: str, answer: type[Struct], *errors: str, name: str | None = None) -> dict[str, Any]:
     parameters = [] if name is None else [_parameter(name, "path", "Its name.", _TEXT)]
-    responses = {"200": _json(summary, schema), **_errors(*errors)}
+    responses = {"200": _content(summary, _reference(answer)), **_errors(dialect_of_errors("/"), *errors)}
     return {"get": {"summary": summary, "parameters": parameters, "responses": responses}}
 
 
 def _outcome() -> dict[str, Any]:
-    body = {
-        "type": "object",
-        "properties": {"success": {"type": ["boolean", "null"]}, "reward": {"type": ["number", "null"]}},
-        "anyOf": [
-            {"required": ["success"], "properties": {"success": {"type": "boolean"}}},
-            {"required": ["reward"], "properties": {"reward": {"type": "number"}}},
-        ],
-        "additionalProperties": False,
-    }
+    either = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in ("success", "reward")]
+    body = {"allOf": [_reference(OutcomeReport)], "anyOf": either}
     meaning = "The episode's id, or an explicit session id: its newest episode."
-    kept = _object(episode=_TEXT, success={"type": ["boolean", "null"]}, reward={"type": ["number", "null"]})
+    errors = _errors(dialect_of_errors("/"), "400", "401", "404", "413", "415", "431")
     return {
         "post": {
             "summary": "How the episode ended; closes it.",
             "parameters": [_parameter("episode", "path", meaning, _TEXT)],
             "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-            "responses": {"200": _json("What was kept.", kept), **_errors("400", "401", "404", "413", "415", "431")},
+            "responses": {"200": _content("What was kept.", _reference(RecordedOutcome)), **errors},
         }
     }
 
 
-@cache
-def document(ladder: tuple[str, ...]) -> dict[str, Any]:
-    """The whole description, as plain data, for the variants of this ladder."""
-    ready = _reading("Some upstream answers.", _object(ready={"const": True}, draining={"const": False}))
-    ready["get"]["responses"]["503"] = _json(
-        "None does, or the gateway is about to stop.", _object(ready={"const": False}, draining={"type": "boolean"})
-    )
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "bitroute gateway", "version": __version__, "description": "Every step at the precision it needs."},
-        "security": [{}, {"bearer": []}, {"header": []}],
-        "paths": {
-            **{endpoint.value: _generating(endpoint, ladder) for endpoint in Endpoint},
-            "/v1/models": _reading(
-                "The models offered.", _object(object={"const": "list"}, data={"type": "array", "items": _MODEL}), "401"
-            ),
-            "/v1/models/{model}": _reading("One model.", _MODEL, "401", "404", name="model"),
-            "/v1/episodes/{episode}/outcome": _outcome(),
-            "/health": _reading("The process lives.", _object(status={"const": "ok"})),
-            "/ready": ready,
-        },
-        "components": {
-            "schemas": {"Error": _ERROR, "BlockError": _BLOCK_ERROR},
-            "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer"},
-                "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
-            },
-        },
-    }
+def _parameter(name: str, location: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": location, "required": location == "path", "description": description, "schema": schema}
+
+
+def _errors(dialect: Dialect, *statuses: str) -> dict[str, Any]:
+    return {status: _content(_MEANINGS[status], _reference(dialect.refusal)) for status in statuses}
+
+
+def _content(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _reference(kind: type[Struct]) -> dict[str, str]:
+    return {"$ref": REFERENCES.format(name=kind.__name__)}
+
+
+def _components(kinds: Iterable[type[Struct]]) -> dict[str, Any]:
+    return dict(msgspec.json.schema_components(kinds, ref_template=REFERENCES)[1])

@@ -212,7 +212,7 @@ class Recorder:
             "scope": caller.scope,
             "episode": context.episode,
             "step": context.step,
-            "endpoint": call.endpoint.value,
+            "endpoint": call.endpoint,
             "model": call.model,
             "stream": call.stream,
             "tool": ", ".join(call.tools)[:NAMED] or None,

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Final
 
-import msgspec
-
-from bitroute.gateway.core.values import Call, Caller, Endpoint, GatewayError
+from bitroute.gateway.core.values import Call, Caller, GatewayError
+from bitroute.gateway.wire.fields import member, text
 
 LONGEST: Final = 255  # characters of an id
 LAST_STEP: Final = 2**31 - 1  # the largest x-step: a database's integer
@@ -36,9 +35,9 @@ RETRIES: Final = ("x-stainless-retry-count", "x-retry-count")
 def identify(call: Call, headers: Mapping[str, str], scope: str, extra: Sequence[str]) -> Caller:
     """The caller of `call`. `headers` have lower-case names, `scope` is the API key's id, `extra` further headers of ids.
 
-    Explicit ids, the first found: x-session-id, `extra`, `HARNESSES`, the body's metadata.session_id, and of /v1/responses
-    `conversation` and `previous_response_id`. Ids are taken as they stand. Raises GatewayError (400) for an id that is empty or
-    longer than 255 characters, and for an x-step that is no step number or that comes without an explicit id.
+    Explicit ids, the first found: x-session-id, `extra`, `HARNESSES`, the body's metadata.session_id, and the field
+    that only the call's dialect has. Ids are taken as they stand. Raises GatewayError (400) for an id that is empty or longer
+    than 255 characters, and for an x-step that is no step number or that comes without an explicit id.
     """
     session, source = _explicit(call, headers, extra)
     step = _step(headers.get("x-step"), explicit=bool(session))
@@ -46,7 +45,7 @@ def identify(call: Call, headers: Mapping[str, str], scope: str, extra: Sequence
     if session:
         return Caller(scope, session, source, True, step, retry)
     opening = _opening(call)
-    key = _text(call, "prompt_cache_key")
+    key = text(call.fields, "prompt_cache_key")
     if not key:
         return Caller(scope, "opening:" + opening.hexdigest(), "opening", False, None, retry)
     opening.update(key.encode("utf-8", "surrogatepass"))
@@ -58,16 +57,12 @@ def _explicit(call: Call, headers: Mapping[str, str], extra: Sequence[str]) -> t
     for name in ("x-session-id", *(name.lower() for name in extra), *HARNESSES):
         if (value := headers.get(name)) is not None:
             return _valid(_text_of(value), name), name
-    value = _member(call, "metadata", "session_id")
+    value = member(call.fields, "metadata", "session_id")
     if value is not None:
         return _valid(value, "metadata.session_id"), "metadata.session_id"
-    if call.endpoint is Endpoint.RESPONSES:
-        value = _text(call, "conversation") or _member(call, "conversation", "id")
-        if value is not None:
-            return _valid(value, "conversation"), "conversation"
-        value = _text(call, "previous_response_id")
-        if value is not None:
-            return _valid(value, "previous_response_id"), "previous_response_id"
+    if call.session is not None:
+        value, name = call.session
+        return _valid(value, name), name
     return "", ""
 
 
@@ -107,25 +102,3 @@ def _opening(call: Call) -> blake2b:
         if turn.role == "user":
             break
     return digest
-
-
-def _text(call: Call, name: str) -> str | None:
-    """A field of the body, None unless it is a text."""
-    raw = call.fields.get(name)
-    if raw is None:
-        return None
-    try:
-        return msgspec.json.decode(raw, type=str)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-
-
-def _member(call: Call, name: str, key: str) -> str | None:
-    """A member of an object in the body, None unless it is a text: what else stands there is the upstream's business."""
-    raw = call.fields.get(name)
-    if raw is None:
-        return None
-    try:
-        return msgspec.json.decode(msgspec.json.decode(raw, type=dict[str, msgspec.Raw])[key], type=str)
-    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None

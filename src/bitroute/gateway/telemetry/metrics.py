@@ -16,7 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from bitroute.cost import CostModel, Rates
-from bitroute.gateway.core.values import Endpoint, Outcome, RoutingDecision, Tokens
+from bitroute.gateway.core.values import Outcome, RoutingDecision, Tokens
 
 REASONS: Final = 32  # distinct reasons that get a series of their own
 OTHER: Final = "other"
@@ -57,11 +57,11 @@ class Metrics:
         """A gauge with labels: `read` gives (label values, value) pairs. Their set must be bounded."""
         self.registry.register(_Watched(f"bitroute_{name}", help_, labels, read))
 
-    def observe(self, endpoint: Endpoint, routing: RoutingDecision | None, outcome: Outcome) -> None:
+    def observe(self, endpoint: str, routing: RoutingDecision | None, outcome: Outcome) -> None:
         """Count one request at its end. `routing` is None where it ended before one was made."""
         decided = routing.decision.variant if routing else None
         variant = self._variant(outcome.variant or decided)
-        self._requests(endpoint.value, variant, _status(outcome.status)).inc()
+        self._requests(endpoint, variant, _status(outcome.status)).inc()
         self._ended(outcome.ended).inc()
         for attempt in outcome.attempts:
             self._attempts(self._variant(attempt.variant), _status(attempt.status)).inc()

@@ -17,9 +17,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from bitroute import __version__
-from bitroute.gateway.core.values import Call, Endpoint, Outcome, RoutingDecision, StepContext
-
-_OPERATIONS = {Endpoint.COMPLETIONS: "text_completion"}
+from bitroute.gateway.core.values import Call, Outcome, RoutingDecision, StepContext
 
 
 def otlp(endpoint: str) -> SpanExporter:
@@ -44,16 +42,15 @@ class Telemetry:
     def observe(
         self,
         headers: Mapping[str, str],
-        endpoint: Endpoint,
+        operation: str,
         call: Call | None,
         context: StepContext | None,
         routing: RoutingDecision | None,
         outcome: Outcome,
     ) -> None:
-        """One request at its end; its duration is `outcome.total`."""
+        """One request at its end; its duration is `outcome.total`, `operation` what its dialect calls it."""
         end = time.time_ns()
         start = end - _nanoseconds(outcome.total)
-        operation = _OPERATIONS.get(endpoint, "chat")
         span = self._tracer.start_span(
             f"{operation} {call.model}" if call and context else operation,  # without a step the name may be anything
             context=self._propagator.extract({"traceparent": headers.get("traceparent", "")}),
