@@ -39,28 +39,31 @@ class TorchEngine:
     """Hosts `models`, the variants of one network, cheapest first. Implements engines/engine.py's Engine.
 
     All models share shapes and tokenizer; `end_token` ends an action. Computation and caches are in the dtype of the models'
-    embeddings. Batched and one-at-a-time results agree to 1e-4 in float32 log-probabilities (tested); in bfloat16 the order of
-    a sum depends on the batch, and a near-tie may fall the other way.
+    embeddings and on their device; results are numpy arrays. Batched and one-at-a-time results agree to 1e-4 in float32
+    log-probabilities (tested); in bfloat16 the order of a sum depends on the batch, and a near-tie may fall the other way.
     """
 
     def __init__(
         self, models: Mapping[str, Decoder], *, end_token: int, fingerprint: str, cache_mode: CacheMode = CacheMode.OWN
     ) -> None:
-        shapes = {(m.config, m.model.embed_tokens.weight.dtype) for m in models.values()}
+        weights = [(m.config, m.model.embed_tokens.weight) for m in models.values()]
+        shapes = {(config, weight.dtype, weight.device) for config, weight in weights}
         if len(shapes) != 1:
-            raise ConfigError(f"engine: {len(models)} variants of {len(shapes)} shapes; one network in one dtype is needed")
+            raise ConfigError(
+                f"engine: {len(models)} variants of {len(shapes)} shapes; one network in one dtype on one device is needed"
+            )
         self.models = dict(models)
         self.ladder = tuple(self.models)
         self.end_token = end_token
         self.fingerprint = fingerprint
         self.cache_mode = cache_mode
-        ((self._config, self._dtype),) = shapes
+        ((self._config, self._dtype, self._device),) = shapes
         self.max_length = self._config.max_position_embeddings
 
     def open(self, seed: int = 0) -> TorchContext:
         """A new, empty context; `seed` is that of its sampled tokens."""
         names = self.ladder if self.cache_mode is CacheMode.OWN else (SHARED,)
-        return TorchContext({name: Cache(self._config, self._dtype) for name in names}, seed)
+        return TorchContext({name: Cache(self._config, self._dtype, self._device) for name in names}, seed)
 
     def extend(self, context: TorchContext, tokens: Sequence[int]) -> None:
         """Append prompt tokens; they are prefilled by whichever variant generates or scores next."""
@@ -165,7 +168,7 @@ class TorchEngine:
                 f"a context of {longest} tokens exceeds the model's {self.max_length} positions; play fewer steps"
             )
         hidden = extend_cached(model, caches, new, wanted)
-        logprobs: npt.NDArray[np.float32] = F.log_softmax(model.logits(hidden).float(), dim=-1).numpy()
+        logprobs: npt.NDArray[np.float32] = F.log_softmax(model.logits(hidden).float(), dim=-1).cpu().numpy()
         return logprobs
 
 

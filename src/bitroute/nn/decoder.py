@@ -216,5 +216,5 @@ def causal(batch: int) -> Attend:
 def sequence_logits(model: Decoder, tokens: Tensor) -> Tensor:
     """Logits [batch, time, vocabulary] of `tokens` [batch, time], causal, without a cache."""
     batch, time = tokens.shape
-    positions = torch.arange(time).repeat(batch)
+    positions = torch.arange(time, device=tokens.device).repeat(batch)
     return model.logits(model(tokens.flatten(), positions, causal(batch))).view(batch, time, -1)

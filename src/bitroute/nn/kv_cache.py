@@ -8,6 +8,8 @@ spent two thirds of the time of play in attention; `benchmarks/engine.py` measur
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -19,14 +21,18 @@ SMALLEST = 256  # positions of a cache that has just begun; a full one doubles
 
 
 class Cache:
-    """What one network keeps of one context: the keys and values of its first `length` positions, in all layers."""
+    """What one network keeps of one context: the keys and values of its first `length` positions, in all layers.
+
+    `dtype` and `device` are those of the network.
+    """
 
     __slots__ = ("length", "store")
 
-    def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: DecoderConfig, dtype: torch.dtype, device: torch.device) -> None:
         self.length = 0
         # [layers, keys and values, 1, kv heads, capacity, head dim]: a layer's keys are one view, ready for attention
-        self.store = torch.empty(config.num_hidden_layers, 2, 1, config.num_key_value_heads, 0, config.head_dim, dtype=dtype)
+        shape = config.num_hidden_layers, 2, 1, config.num_key_value_heads, 0, config.head_dim
+        self.store = torch.empty(shape, dtype=dtype, device=device)
 
     def reserve(self, length: int) -> None:
         """Make room for `length` positions; the filled ones stay."""
@@ -61,10 +67,11 @@ def extend_cached(
     wanted = lengths if wanted is None else wanted
     positions = [p for cache, n in zip(caches, lengths, strict=True) for p in range(cache.length, cache.length + n)]
     attend = CachedAttention(caches, lengths, wanted, model.config.num_attention_heads // model.config.num_key_value_heads)
-    ends = torch.tensor(lengths).cumsum(0).tolist()
+    ends = accumulate(lengths)
     rows = [row for end, count in zip(ends, wanted, strict=True) for row in range(end - count, end)]
-    tokens = torch.tensor([token for row in new for token in row])
-    hidden: Tensor = model(tokens, torch.tensor(positions), attend, None if len(rows) == len(tokens) else torch.tensor(rows))
+    number = partial(torch.tensor, device=caches[0].store.device)
+    tokens = number([token for row in new for token in row])
+    hidden: Tensor = model(tokens, number(positions), attend, None if len(rows) == len(tokens) else number(rows))
     for cache, length in zip(caches, lengths, strict=True):
         cache.length += length
     return hidden
@@ -80,17 +87,17 @@ class CachedAttention:
     def __init__(self, caches: Sequence[Cache], lengths: Sequence[int], wanted: Sequence[int], groups: int) -> None:
         self.groups, self.lengths, self.wanted = groups, list(lengths), list(wanted)
         self.targets, self.pasts = [], []  # of each context, by layer: where new keys and values go; all keys, all values
-        dtype = caches[0].store.dtype
+        like = caches[0].store
         ends = [cache.length + length for cache, length in zip(caches, lengths, strict=True)]
         for cache, end in zip(caches, ends, strict=True):
             cache.reserve(end)
             self.targets.append(cache.store[..., cache.length : end, :].unbind(0))
             self.pasts.append([layer.unbind(0) for layer in cache.store[..., :end, :].unbind(0)])
-        self.masks = [causal_mask(count, end, groups, dtype) for count, end in zip(self.lengths, ends, strict=True)]
+        self.masks = [causal_mask(count, end, groups, like) for count, end in zip(self.lengths, ends, strict=True)]
         self.last_masks = (
             self.masks
             if self.wanted == self.lengths
-            else [causal_mask(count, end, groups, dtype) for count, end in zip(self.wanted, ends, strict=True)]
+            else [causal_mask(count, end, groups, like) for count, end in zip(self.wanted, ends, strict=True)]
         )
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -114,10 +121,13 @@ class CachedAttention:
         return out.transpose(0, 1).reshape(-1, kv_heads * self.groups, head_dim)
 
 
-def causal_mask(count: int, end: int, groups: int, dtype: torch.dtype) -> Tensor | None:
-    """What the last `count` of `end` positions may see, to be added to scores [count * groups, end]; None: everything."""
+def causal_mask(count: int, end: int, groups: int, like: Tensor) -> Tensor | None:
+    """What the last `count` of `end` positions may see, to be added to scores [count * groups, end]; None: everything.
+
+    It has the dtype and the device of `like`.
+    """
     if count == 1:
         return None
-    mask = torch.zeros(count, end, dtype=dtype)
-    mask[:, end - count :] = torch.full((count, count), float("-inf"), dtype=dtype).triu(1)
+    mask = like.new_zeros(count, end)
+    mask[:, end - count :] = like.new_full((count, count), float("-inf")).triu(1)
     return mask if groups == 1 else mask.repeat_interleave(groups, dim=0)

@@ -15,6 +15,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -94,11 +95,11 @@ def rung_logprobs(scores: Tensor, thresholds: Sequence[float]) -> Tensor:
     A rung between two thresholds has sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): no cancellation, and
     exact at the ends. Between equal thresholds there is nothing: about -70, so that gradients stay finite.
     """
-    edges = scores.unsqueeze(1) - torch.tensor(thresholds)
+    edges = scores.unsqueeze(1) - torch.tensor(thresholds, device=scores.device)
     above = torch.cat((torch.zeros_like(edges[:, :1]), F.logsigmoid(edges)), dim=1)
     below = torch.cat((F.logsigmoid(-edges), torch.zeros_like(edges[:, :1])), dim=1)
     gaps = [math.log(-math.expm1(min(lower - upper, -1e-30))) for lower, upper in pairwise(thresholds)]
-    return above + below + torch.tensor([0.0, *gaps, 0.0])
+    return above + below + torch.tensor([0.0, *gaps, 0.0], device=scores.device)
 
 
 def policy_loss(
@@ -200,6 +201,7 @@ def learn(
     ordered = sorted(samples, key=lambda s: len(s.trajectory.tokens))
     chunks = [ordered[i : i + chunk] for i in range(0, len(ordered), chunk)]
     network.train()
+    number = partial(torch.tensor, device=network.device)
     total = 0.0
     for _ in range(recipe.passes):
         optimizer.zero_grad(set_to_none=True)
@@ -210,9 +212,9 @@ def learn(
             loss = policy_loss(
                 rung_logprobs(scores, thresholds),
                 rung_logprobs(before, thresholds),
-                torch.tensor([r for s in rows for r in s.rungs]),
-                torch.tensor([p for s in rows for p in s.propensities]).log(),
-                torch.tensor([s.advantage for s in rows for _ in s.rungs]),
+                number([r for s in rows for r in s.rungs]),
+                number([p for s in rows for p in s.propensities]).log(),
+                number([s.advantage for s in rows for _ in s.rungs]),
                 scale / len(chunks),
                 recipe,
             )
@@ -258,7 +260,8 @@ def resume(
             for name, tensor in unique(target).items():
                 tensor.copy_(state[f"{prefix}.{name}"])
     for name, parameter in network.named_parameters():
-        optimizer.state[parameter] = {
-            key: state[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in state
+        found = {key: state[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in state}
+        optimizer.state[parameter] = {  # the count of steps stays where AdamW keeps it, on the processor
+            key: value if key == "step" else value.to(parameter.device) for key, value in found.items()
         }
     return curve

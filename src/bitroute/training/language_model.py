@@ -91,8 +91,8 @@ def batches(sequences: list[Sequence], recipe: Recipe, seed: int) -> Iterator[tu
 def weighted_loss(model: Decoder, tokens: Tensor, weights: Tensor) -> Tensor:
     """Mean cross entropy (nats) of tokens[:, 1:] given what precedes them, weighted by weights[:, 1:]."""
     batch, width = tokens.shape
-    positions = torch.arange(width).repeat(batch)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    positions = torch.arange(width, device=tokens.device).repeat(batch)
+    with torch.autocast(tokens.device.type, dtype=torch.bfloat16):
         logits = model.logits(model(tokens.flatten(), positions, causal(batch)))
     losses = F.cross_entropy(
         logits.float().view(batch, width, -1)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
@@ -110,17 +110,18 @@ def train(
     end_token: int,
     pad_token: int,
     checkpoint_every: float = 120.0,
+    device: torch.device | None = None,
 ) -> Decoder:
     """Train on source(0), source(1), ... into `directory`; continue there when it holds a checkpoint.
 
-    `checkpoint_every` is in seconds. The curve (tokens, loss, rate) goes to `curve.jsonl`, a line every 20 steps. A run that
-    was killed and continued gives the weights of one that was not, bit for bit. Raises ConfigError when `directory` holds a
-    run of another recipe or network, or when the loss is no number any more; DataError when the checkpoint is damaged, the
-    disk refuses, or nothing can be learned.
+    `checkpoint_every` is in seconds; `device` is the processor by default. The curve (tokens, loss, rate) goes to
+    `curve.jsonl`, a line every 20 steps. A run that was killed and continued gives the weights of one that was not, bit for
+    bit. Raises ConfigError when `directory` holds a run of another recipe or network, or when the loss is no number any more;
+    DataError when the checkpoint is damaged, the disk refuses, or nothing can be learned.
     """
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    run = Run(directory, recipe, Decoder(config), end_token, pad_token)
+    run = Run(directory, recipe, Decoder(config).to(device), end_token, pad_token)
     run.restore()
     run.model.train()
     saved = time.monotonic()
@@ -178,7 +179,8 @@ class Run:
         for name, rate in (("muon", recipe.muon_rate), ("adamw", recipe.adamw_rate)):
             for group in self.optimizers[name].param_groups:
                 group["lr"] = rate * factor
-        loss = weighted_loss(self.model, tokens, weights)
+        device = self.model.cos.device
+        loss = weighted_loss(self.model, tokens.to(device), weights.to(device))
         if not torch.isfinite(loss):
             raise ConfigError(f"{self.directory}: the loss is {loss.item()} after {progress.tokens} tokens; lower the rates")
         torch.autograd.backward(loss)
@@ -248,7 +250,8 @@ class Run:
             prefix, _, rest = key.partition(".")
             if prefix in self.optimizers:
                 field, _, name = rest.partition(".")
-                self.optimizers[prefix].state[self.parameters[name]][field] = value
+                parameter = self.parameters[name]
+                self.optimizers[prefix].state[parameter][field] = value.to(parameter.device)
         curve = self.directory / "curve.jsonl"
         if curve.exists():
             whole = [line for line in curve.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -76,7 +76,7 @@ def predict(network: EncoderNetwork, data: Sequence[LabelledTrajectory], batch: 
         rows = order[first : first + batch]
         logits, _ = trajectory_logits(network, [data[i].trajectory for i in rows])
         splits = np.cumsum([len(data[i].divergences) for i in rows])[:-1]
-        parts.update(zip(rows, np.split(logits.numpy().astype(np.float64), splits), strict=True))
+        parts.update(zip(rows, np.split(logits.cpu().numpy().astype(np.float64), splits), strict=True))
     return np.concatenate([parts[i] for i in range(len(data))])
 
 
@@ -157,12 +157,12 @@ def supervised_loss(
 ) -> Tensor:
     """Class-weighted binary cross entropy over all steps, plus `auxiliary` times the cross entropy of the actions' tokens."""
     logits, hidden = trajectory_logits(network, [r.trajectory for r in rows])
-    labels = torch.tensor([d >= tau for r in rows for d in r.divergences], dtype=torch.float32)
+    labels = torch.tensor([d >= tau for r in rows for d in r.divergences], dtype=torch.float32, device=network.device)
     weights = torch.where(labels > 0, class_weights[1], class_weights[0])
     loss = F.binary_cross_entropy_with_logits(logits, labels, weight=weights)
     if auxiliary:
-        tokens = pad([r.trajectory.tokens for r in rows])
-        index = torch.tensor([(row, at) for row, r in enumerate(rows) for at in r.trajectory.actions])
+        tokens = pad([r.trajectory.tokens for r in rows], network.device)
+        index = torch.tensor([(row, at) for row, r in enumerate(rows) for at in r.trajectory.actions], device=network.device)
         predicted = network.backbone.logits(hidden[index[:, 0], index[:, 1] - 1])
         loss = loss + auxiliary * F.cross_entropy(predicted, tokens[index[:, 0], index[:, 1]])
     return loss

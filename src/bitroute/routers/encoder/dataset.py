@@ -46,23 +46,24 @@ class Trajectory:
     actions: list[int] = field(default_factory=list)  # positions of action tokens (for the auxiliary loss)
 
 
-def pad(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Rows of token ids as one tensor [rows, longest], filled up with zeros (padding follows, so causal attention never sees
-    it).
+def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Rows of token ids as one tensor [rows, longest] on `device`, filled up with zeros (padding follows, so causal attention
+    never sees it).
     """
     width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
 
 
 def trajectory_logits(network: EncoderNetwork, batch: Sequence[Trajectory]) -> tuple[Tensor, Tensor]:
     """The scores of all decisions of a batch, one after the other [decisions], and hidden states [episodes, longest,
     hidden].
     """
-    tokens = pad([t.tokens for t in batch])
+    device = network.device
+    tokens = pad([t.tokens for t in batch], device)
     rows, width = tokens.shape
-    hidden = network(tokens.flatten(), torch.arange(width).repeat(rows), causal(rows)).view(rows, width, -1)
-    index = torch.tensor([(row, at) for row, t in enumerate(batch) for at in t.decisions])
-    signals = torch.tensor([s for t in batch for s in t.signals])
+    hidden = network(tokens.flatten(), torch.arange(width, device=device).repeat(rows), causal(rows)).view(rows, width, -1)
+    index = torch.tensor([(row, at) for row, t in enumerate(batch) for at in t.decisions], device=device)
+    signals = torch.tensor([s for t in batch for s in t.signals], device=device)
     return network.score(hidden[index[:, 0], index[:, 1]], signals), hidden
 
 

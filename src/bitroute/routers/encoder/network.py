@@ -54,6 +54,11 @@ class EncoderNetwork(nn.Module):
         nn.init.zeros_(self.signals.weight)
         nn.init.zeros_(self.signals.bias)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self.mask.device
+
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Hidden states [n, hidden] of packed tokens [n]."""
         hidden: Tensor = self.backbone(tokens, positions, attend)

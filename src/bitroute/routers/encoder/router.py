@@ -78,7 +78,7 @@ class EncoderRouter(ThresholdRouter):
 
     def remember(self) -> Reading:
         """Nothing has been read yet."""
-        return Reading(Cache(self.network.backbone.config, torch.float32))
+        return Reading(Cache(self.network.backbone.config, torch.float32, self.network.device))
 
     def branch(self, state: Scored, seed: int) -> Scored:
         """A copy: what both have in common is not read again."""
@@ -100,8 +100,9 @@ class EncoderRouter(ThresholdRouter):
         if self.network.training:  # to say it anew walks all modules, which takes a tenth of a decision
             self.network.eval()
         hidden = extend_cached(self.network.backbone, [r.cache for r in readings], fresh, [1] * len(readings))
-        signals = torch.tensor([signal_features(view, self.variants[-1]) for view in views])
-        return [float(x) for x in self.network.score(hidden, signals)]
+        signals = torch.tensor([signal_features(view, self.variants[-1]) for view in views], device=self.network.device)
+        scores: list[float] = self.network.score(hidden, signals).tolist()
+        return scores
 
     def _unread(self, view: View, reading: Reading) -> list[int]:
         """The tokens of what the view has beyond the reading, which is rolled back to what both share and brought up to date.
