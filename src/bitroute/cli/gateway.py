@@ -124,6 +124,7 @@ def _announce(url: str, admin: str) -> None:
     epilog=examples(
         "bitroute export",
         "bitroute export --records postgresql://gateway@db/bitroute --since 2026-01-31 --closed --out week.jsonl",
+        "bitroute export --form records --out requests.jsonl",
     )
 )
 def export(
@@ -133,6 +134,10 @@ def export(
     scope: Scope = None,
     since: Since = None,
     closed: Annotated[bool, typer.Option("--closed", help="Only episodes whose outcome was reported.")] = False,
+    form: Annotated[
+        Literal["traces", "features", "records"] | None,
+        typer.Option(help="traces or features for training (by default what text allows), or records: all that is recorded."),
+    ] = None,
 ) -> None:
     """Turn records into the traces that training reads.
 
@@ -143,9 +148,9 @@ def export(
     from bitroute.gateway.records.tables import open_database  # noqa: PLC0415
 
     wanted = Filter(policy, scope, since.timestamp() if since else None, closed)
-    done = write(open_database(records, create=False), out, wanted)
+    done = write(open_database(records, create=False), out, wanted, form)
     typer.echo(f"{done.form}: {out}; {done.episodes} episodes, {done.closed} with an outcome, {done.steps} steps")
-    if done.form == "features":
+    if done.form == "features" and form is None:
         typer.echo("no text was stored (serve --store-content): only signals routers can be trained from features")
     for reason, count in done.skipped.most_common():
         typer.echo(f"{count} episodes left out: {reason}")

@@ -173,7 +173,14 @@ def test_the_kill_switch_asks_first(site: Site, chromium: str) -> None:
 
 
 def test_one_episode_step_by_step(site: Site, chromium: str) -> None:
-    told = {"message": HOSTILE, "action": "open <b>drawer</b>", "reason": HOSTILE, "score": 0.75, "threshold": 0.5}
+    told = {
+        "message": HOSTILE,
+        "action": "open <b>drawer</b>",
+        "reason": HOSTILE,
+        "score": 0.75,
+        "threshold": 0.5,
+        "floor": HOSTILE,
+    }
     played = [row("hostile", i, site.now + i, ("low", "high")[i % 2], policy=HOSTILE, **told) for i in range(4)]
     write(site.records, [opening("hostile", site.now + 1, success=True, session=HOSTILE, policy="p<b>")], played)
 
@@ -192,6 +199,11 @@ def test_one_episode_step_by_step(site: Site, chromium: str) -> None:
         assert "60 prefilled, 300 cached, 20 decoded" in first
         assert HOSTILE in first
         assert "open <b>drawer</b>" in first
+        await page.click("#played li:nth-child(2) summary")
+        recorded = await page.text("#played li:nth-child(2) dl")
+        for name, value in (("floor", HOSTILE), ("first_token", "0.1"), ("attempts", '[{"variant":"high"')):
+            assert f"{name}\n{value}" in recorded
+        assert "message" not in recorded.lower()
         assert await page.value("document.querySelectorAll('img, #played b, #episode script').length") == 4  # the step numbers
         assert await page.value("document.title") == "bitroute"
         assert await page.value("document.querySelectorAll('#episode-chart circle.mark').length") == 4

@@ -1,6 +1,7 @@
 """Records as files: traces where there is text, else features."""
 
 import asyncio
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from bitroute.gateway.core.values import Caller
 from bitroute.gateway.records.export import export
 from bitroute.gateway.records.reading import Filter, views
 from bitroute.gateway.records.recorder import Recorder
+from bitroute.gateway.records.tables import episodes, steps
 from bitroute.gateway.sessions.sessions import Sessions
 from bitroute.gateway.sessions.store import MemoryStore
 from bitroute.store.features import FeatureRow, read_features
@@ -217,3 +219,33 @@ def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ]:
         assert main(["export", *arguments]) == code
         assert message in capsys.readouterr().err
+
+
+def test_all_that_is_recorded_is_a_line_a_request_with_the_columns_by_name(tmp_path: Path) -> None:
+    kept = recorder(tmp_path / "r.db")
+    played = Play(kept, caller=Caller("key", "s", "", explicit=True))
+    played.step("a", None)
+    played.step("a", "b", routing("high", features=(1.0, 2.5)), signals=SIGNALS)
+    kept.outcome("key", "e", True, None)
+    until(lambda: kept.pending == 0)
+    done = export(kept.engine, tmp_path / "r.jsonl", Filter(), "records")
+    assert (done.form, done.episodes, done.steps, done.closed) == ("records", 1, 2, 1)
+    failed, answered = (json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines())
+    assert list(answered["step"]) == [column.name for column in steps.columns]
+    assert list(answered["episode"]) == [column.name for column in episodes.columns]
+    assert (failed["step"]["status"], failed["step"]["variant"], answered["step"]["variant"]) == (502, None, "high")
+    assert answered["step"]["features"] == [1.0, 2.5] and answered["step"]["signals"]["entropy"] == list(SIGNALS.entropy)
+    assert answered["step"]["digest"] == failed["step"]["digest"] == call([turn("user", "a")]).digest.hex()
+    assert answered["step"]["attempts"][0]["replica"] == "http://replica" and answered["episode"]["success"] is True
+    kept.close()
+
+
+def test_a_form_that_is_asked_for_is_written_or_refused(kept: Recorder, tmp_path: Path) -> None:
+    Play(kept).step("a", "b", routing("high", features=(1.0, 2.5)))
+    Play(kept, "by name").step("c")
+    until(lambda: kept.pending == 0)
+    assert export(kept.engine, tmp_path / "f", Filter(), "features").form == "features"
+    assert len(list(read_features(tmp_path / "f"))) == 1
+    with pytest.raises(DataError, match="no answered step with text; it is stored from"):
+        export(kept.engine, tmp_path / "t", Filter(scope="nobody"), "traces")
+    assert sorted(path.name for path in tmp_path.glob("[ft]")) == ["f"]

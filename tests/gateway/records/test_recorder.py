@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +25,6 @@ from bitroute.gateway.records.tables import episodes, open_database, steps
 from bitroute.gateway.sessions.sessions import Sessions
 from bitroute.gateway.sessions.store import MemoryStore
 from support.traffic import CALLER, Play, call, outcome, recorder, routing, turn, until
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'records.db'}"
-        return
-    server = os.environ.get("BITROUTE_TEST_POSTGRESQL")
-    if not server:
-        pytest.skip("no PostgreSQL server: set BITROUTE_TEST_POSTGRESQL to the URL of an empty database")
-    yield server
-    engine = open_database(server)
-    tables.metadata.drop_all(engine)
-    engine.dispose()
 
 
 def rows(recorder: Recorder, table: Any) -> list[dict[str, Any]]:
@@ -62,6 +47,7 @@ def test_a_step_is_recorded_with_all_that_is_known_of_it(url: str) -> None:
         flipped=True,
         seconds=0.002,
         features=(1.0, 0.5),
+        floor="high",
     )
     played = Play(kept)
     cost = played.step(
@@ -119,6 +105,7 @@ def test_a_step_is_recorded_with_all_that_is_known_of_it(url: str) -> None:
         "signals": '{"logprobs":[-0.5],"constrained":[-0.25],"entropy":[0.7],"margin":[0.1]}',
         "message": None,
         "action": None,
+        "floor": "high",
     }
     kept.close()
 

@@ -73,7 +73,9 @@ class Recording(Protocol):
     """What is asked of the recorder."""
 
     cost: CostModel
-    failures: int
+
+    @property
+    def failures(self) -> int: ...
 
     @property
     def pending(self) -> int: ...

@@ -424,7 +424,16 @@ function playedStep(step) {
       part(step.flipped ? "flipped" : null), part(step.tool ? `tool ${step.tool}` : null), part(step.ended === "complete" ? null : ending(step), "bad")),
     make("div", { className: "line soft" }, part(tokens), part(`cost ${number(step.cost)}`), part(times.filter(Boolean).join(", ")),
       part(step.attempts.length > 1 ? `${step.attempts.length} tries: ${step.attempts.map((t) => `${t.variant} ${t.status ?? t.error}`).join(", ")}` : null)),
-    step.message === null ? null : make("pre", {}, step.message), step.action === null ? null : make("pre", { className: "said", title: "the answer" }, step.action));
+    step.message === null ? null : make("pre", {}, step.message), step.action === null ? null : make("pre", { className: "said", title: "the answer" }, step.action),
+    make("details", {}, make("summary", {}, "All that is recorded"), recorded(step)));
+}
+
+/** Every fact of a step by its name, the ones that are not known left out. */
+function recorded(step) {
+  const list = make("dl");
+  const pairs = Object.entries(step).filter(([name, value]) => value !== null && name !== "message" && name !== "action");
+  facts(list, pairs.map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]));
+  return list;
 }
 
 // Beginning

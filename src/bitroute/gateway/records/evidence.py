@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
 import numpy as np
 from sqlalchemy import Engine
 
@@ -53,7 +52,7 @@ def gather(engine: Engine, wanted: Filter, target: str | None = None, budget: fl
     found = Evidence()
     router: Router | None = None
     for recorded in read_records(engine, wanted):
-        row = recorded.row
+        episode = recorded.episode
         if not found.ladder:
             found.ladder = recorded.ladder
             if len(found.ladder) < 2:
@@ -61,41 +60,41 @@ def gather(engine: Engine, wanted: Filter, target: str | None = None, budget: fl
             router = _router(target, found.ladder, budget) if target is not None else None
         if recorded.ladder != found.ladder:
             raise DataError("records: the wanted episodes are of several ladders; choose some of them by --since or --policy")
-        decided = [t for t, step in enumerate(recorded.steps) if step["decision"] is not None]
-        if row["first"] > 0 or all(recorded.steps[t]["reason"] in OVERRULED for t in decided):
+        decided = [t for t, step in enumerate(recorded.steps) if step.decision is not None]
+        if episode.first > 0 or all(recorded.steps[t].reason in OVERRULED for t in decided):
             found.partial += 1
-        elif row["success"] is None:
-            found.unknown.append(row["arm"])
+        elif episode.success is None:
+            found.unknown.append(episode.arm)
         else:
-            found.played.append(_played(recorded, decided))
+            found.played.append(_played(recorded, decided, episode.success))
             if router is not None:
                 chosen = _decisions(engine, recorded, router)
-                served = [recorded.steps[t]["decision"] for t in decided]
+                served = [recorded.steps[t].decision or "" for t in decided]
                 found.targets.append([_probability(chosen[t], s, found.ladder) for t, s in zip(decided, served, strict=True)])
     if not found.played:
         raise DataError("records: no wanted episode was routed from its first step and has an outcome; report success for some")
     return found
 
 
-def _played(recorded: Recorded, decided: Iterable[int]) -> LoggedEpisode:
-    row, top = recorded.row, len(recorded.ladder) - 1
+def _played(recorded: Recorded, decided: Iterable[int], success: bool) -> LoggedEpisode:
+    episode, top = recorded.episode, len(recorded.ladder) - 1
     height = {name: rung / top for rung, name in enumerate(recorded.ladder)}
     choices = []
     for step in (recorded.steps[t] for t in decided):
-        if step["decision"] not in height or step["intended"] not in height:
-            raise DataError(f"records: episode {row['id']} has variants that are not of its ladder {row['ladder']}")
+        if step.decision not in height or step.intended not in height or step.propensity is None:
+            raise DataError(f"records: episode {episode.id} has variants that are not of its ladder {episode.ladder}")
         choices.append(
             LoggedStep(
-                step["step"],
-                height[step["decision"]],
-                height[step["intended"]],
-                step["propensity"],
-                step["flipped"],
-                step["reason"] not in OVERRULED,
+                step.step,
+                height[step.decision],
+                height[step.intended],
+                step.propensity,
+                bool(step.flipped),
+                step.reason not in OVERRULED,
             )
         )
-    cost = sum(step["cost"] for step in recorded.steps)
-    return LoggedEpisode(row["policy"] or "none", row["arm"], row["success"], cost, tuple(choices), top + 1)
+    cost = sum(step.cost for step in recorded.steps)
+    return LoggedEpisode(episode.policy or "none", episode.arm, success, cost, tuple(choices), top + 1)
 
 
 def _router(spec: str, ladder: Sequence[str], budget: float | None) -> Router:
@@ -111,7 +110,7 @@ def _router(spec: str, ladder: Sequence[str], budget: float | None) -> Router:
 
 def _decisions(engine: Engine, recorded: Recorded, router: Router) -> list[Decision]:
     """What the router says to each step of an episode as it was recorded."""
-    seed = recorded.row["seed"]
+    seed = recorded.episode.seed
     seen: list[View] = []
     if recorded.has_text:
         seen = views(whole_episode(engine, recorded))
@@ -121,13 +120,13 @@ def _decisions(engine: Engine, recorded: Recorded, router: Router) -> list[Decis
         state = router.begin(seed)
         return [router.decide([view], [state])[0] for view in seen]
     if not isinstance(router, SignalsRouter):
-        raise CapabilityError(f"router {router.name} reads text, and that of episode {recorded.row['id']} was not stored")
+        raise CapabilityError(f"router {router.name} reads text, and that of episode {recorded.episode.id} was not stored")
     found = []
     for step in recorded.steps:
-        if step["features"] is None:
-            raise CapabilityError(f"the features of episode {recorded.row['id']} were not stored, which the target reads")
-        score = router.score(np.array(msgspec.json.decode(step["features"], type=tuple[float, ...])))
-        found.append(router.settle(score, router.thresholds, seed, step["step"]))
+        if step.features is None:
+            raise CapabilityError(f"the features of episode {recorded.episode.id} were not stored, which the target reads")
+        score = router.score(np.array(step.features))
+        found.append(router.settle(score, router.thresholds, seed, step.step))
     return found
 
 

@@ -17,6 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bitroute.cost import CostModel
 from bitroute.errors import DataError
+from bitroute.gateway.records.facts import shown
+from bitroute.gateway.records.step import StepRecord
 from bitroute.gateway.records.tables import episodes, open_database, steps
 
 NEWEST: Final = 2000  # episodes that policies are compared on
@@ -24,12 +26,8 @@ POINTS: Final = 60  # of a course
 RESAMPLES: Final = 1000  # of an interval on the page
 STEPS: Final = 1000  # of one episode that are shown
 
-_SHOWN: Final = (
-    *(steps.c.id, steps.c.scope, steps.c.episode, steps.c.step, steps.c.at, steps.c.model, steps.c.tool, steps.c.retry),
-    *(steps.c.variant, steps.c.decision, steps.c.intended, steps.c.flipped, steps.c.score, steps.c.threshold, steps.c.reason),
-    *(steps.c.propensity, steps.c.policy, steps.c.arm, steps.c.budget, steps.c.prefill, steps.c.cached, steps.c.decode),
-    *(steps.c.cost, steps.c.router, steps.c.overhead, steps.c.first_token, steps.c.total, steps.c.status, steps.c.ended),
-)
+_SHOWN: Final = [steps.c[field.name] for field in shown(StepRecord, "steps")]
+_DETAILS: Final = shown(StepRecord, "episode")  # of a step, where its episode is looked at
 
 Row = dict[str, Any]
 
@@ -125,12 +123,14 @@ class History:
         if not found:
             return None
         columns = (*_SHOWN, self._all_high.label("all_high"), self._height.label("height"))
-        query = sa.select(*columns, steps.c.message, steps.c.action, steps.c.attempts)
+        query = sa.select(*columns, *(steps.c[field.name] for field in _DETAILS))
         played = self._rows(
             query.where(steps.c.scope == scope, steps.c.episode == id_).order_by(steps.c.step, steps.c.id).limit(STEPS)
         )
-        for row in played:
-            row["attempts"] = msgspec.json.decode(row["attempts"])
+        for field in _DETAILS:
+            if not field.plain:
+                for row in played:
+                    row[field.name] = msgspec.json.decode(row[field.name] or "null")
         return found[0] | {"played": played}
 
     def policies(self) -> list[Row]:

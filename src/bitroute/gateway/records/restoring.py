@@ -17,7 +17,7 @@ from sqlalchemy import Engine, bindparam, func, select
 
 from bitroute.episode import Decision
 from bitroute.gateway.core.values import RoutingDecision
-from bitroute.gateway.records.reading import Row, signals_of
+from bitroute.gateway.records.step import EpisodeRecord, StepRecord
 from bitroute.gateway.records.tables import episodes, steps
 from bitroute.gateway.sessions.episode_state import (
     EPISODES,
@@ -40,31 +40,32 @@ def restore(engine: Engine, scope: str, session: str) -> RestoredSession | None:
     """The newest episodes of a session and all their answered steps; None where nothing is recorded of it."""
     names_it = {"of_scope": scope, "of_session": session}
     with engine.connect() as connection:
-        rows = connection.execute(_NEWEST, names_it).mappings().all()
-        if not rows:
+        recorded = list(map(EpisodeRecord.of_row, connection.execute(_NEWEST, names_it).mappings()))
+        if not recorded:
             return None
         begun = connection.execute(_BEGUN, names_it).scalar_one()
-        names = [row["id"] for row in rows]
-        query = select(steps).where(steps.c.scope == scope, steps.c.episode.in_(names)).order_by(steps.c.episode, steps.c.id)
-        requests = {name: list(found) for name, found in groupby(connection.execute(query).mappings(), lambda r: r["episode"])}
+        ids = [episode.id for episode in recorded]
+        query = select(steps).where(steps.c.scope == scope, steps.c.episode.in_(ids)).order_by(steps.c.episode, steps.c.id)
+        found = map(StepRecord.of_row, connection.execute(query).mappings())
+        requests = {id_: list(own) for id_, own in groupby(found, lambda step: step.episode)}
     states: dict[str, EpisodeState] = {}
-    for row in reversed(rows):  # parents began before their branches
-        own = requests.get(row["id"], [])
-        parent = (row["parent"], row["parent_step"]) if row["parent"] is not None else None
-        state = EpisodeState(row["id"], row["seed"], parent, stepped=_stepped(own), closed=row["ended"] is not None)
+    for episode in reversed(recorded):  # parents began before their branches
+        own = requests.get(episode.id, [])
+        parent = (episode.parent, episode.parent_step or 0) if episode.parent is not None else None
+        state = EpisodeState(episode.id, episode.seed, parent, stepped=_stepped(own), closed=episode.ended is not None)
         if parent is not None and parent[0] in states:
             state.steps = [answered for answered in states[parent[0]].steps if answered.step < parent[1]]
         for request in own:
-            if request["answer"] is not None:
-                state.put(_answered(request, state.stepped))
+            if request.answer is not None:
+                state.put(_answered(request, request.answer, state.stepped))
         if own:
             state.pending = _pending(own[-1])
-        states[row["id"]] = state
+        states[episode.id] = state
     for state in states.values():
         if state.closed:
             state.steps, state.pending = [], None
-    order = sorted(states, key=lambda name: requests[name][-1]["id"] if name in requests else 0)
-    return RestoredSession([states[name] for name in order], begun=begun, scope=scope, session=session)
+    order = sorted(states, key=lambda id_: requests[id_][-1].id if id_ in requests else 0)
+    return RestoredSession([states[id_] for id_ in order], begun=begun, scope=scope, session=session)
 
 
 class SessionProbe:
@@ -94,47 +95,49 @@ class SessionProbe:
             self._connection.close()
 
 
-def _stepped(requests: Iterable[Row]) -> bool | None:
+def _stepped(requests: Iterable[StepRecord]) -> bool | None:
     """Whether an episode grew by one fresh message a request: a history of t answers has more than 2 t messages."""
-    later = [request["turns"] <= 2 * request["step"] for request in requests if request["step"] > 0]
+    later = [request.turns <= 2 * request.step for request in requests if request.step > 0]
     return later[-1] if later else None
 
 
-def _answered(row: Row, stepped: bool | None) -> AnsweredStep:
-    texts = (row["message"], row["action"]) if stepped is not False else (None, None)
+def _answered(request: StepRecord, answer: bytes, stepped: bool | None) -> AnsweredStep:
+    texts = (request.message, request.action) if stepped is not False else (None, None)
     return answered_step(
-        row["step"],
-        row["turns"],
-        bytes.fromhex(row["chain"]),
-        bytes.fromhex(row["answer"]),
-        row["variant"],
-        signals_of(row),
+        request.step,
+        request.turns,
+        request.chain,
+        answer,
+        request.variant or "",
+        request.signals,
         message=texts[0],
         action=texts[1],
     )
 
 
-def _pending(row: Row) -> PendingRequest:
+def _pending(request: StepRecord) -> PendingRequest:
     """The newest request, which has ended: a retry of it is decided as it was."""
     routing = None
-    if row["decision"] is not None:
+    if request.decision is not None:
+        propensity = 1.0 if request.propensity is None else request.propensity
         routing = RoutingDecision(
-            Decision(row["decision"], row["score"], row["reason"], row["propensity"]),
-            row["intended"],
-            row["policy"],
-            row["arm"],
-            row["threshold"],
-            row["budget"],
-            row["flipped"],
-            row["router"],
-            msgspec.json.decode(row["features"], type=tuple[float, ...]) if row["features"] else None,
+            decision=Decision(request.decision, request.score, request.reason or "", propensity),
+            intended=request.intended or request.decision,
+            policy=request.policy or "",
+            arm=request.arm or "main",
+            threshold=request.threshold,
+            budget=request.budget,
+            flipped=bool(request.flipped),
+            seconds=request.router or 0.0,
+            features=request.features,
+            floor=request.floor,
         )
     return PendingRequest(
-        bytes.fromhex(row["digest"]),
-        bytes.fromhex(row["chain"]),
-        row["step"],
-        row["turns"],
+        body=request.digest,
+        request=request.chain,
+        step=request.step,
+        turns=request.turns,
         flights=0,
-        answered=row["answer"] is not None,
+        answered=request.answer is not None,
         routing=msgspec.msgpack.encode(routing) if routing else b"",
     )

@@ -1,4 +1,4 @@
-"""The database's tables and how it is opened. It knows columns and the two kinds of database, nothing of who writes or reads.
+"""The database's tables, made of the records, and how it is opened and brought up to date. It knows not who writes or reads.
 
 SQLite runs in WAL mode with `synchronous=NORMAL`: a committed row is with the operating system and survives `kill -9` of the
 gateway; a loss of power can take the last commits with it (those that no checkpoint has synced), but leaves a sound database.
@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import (
-    BigInteger,
-    Boolean,
     Column,
+    Connection,
     Engine,
-    Float,
     Index,
     Integer,
     MetaData,
     Table,
-    Text,
     create_engine,
+    delete,
     event,
+    insert,
     inspect,
     select,
     text,
@@ -35,85 +35,34 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from bitroute.errors import ConfigError, DataError
+from bitroute.gateway.records.facts import table
+from bitroute.gateway.records.step import EpisodeRecord, StepRecord
 
-VERSION: Final = 1
+# What brings a database of the version before to this one, in order. SQL that both kinds of database read; once released it
+# stays as it is. New tables need no entry.
+MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
+    2: ("ALTER TABLE steps ADD COLUMN floor TEXT",),
+}
+VERSION: Final = max(MIGRATIONS)
 BUSY: Final = 5.0  # seconds that SQLite waits for another process's transaction
-_LOCK: Final = 7_026_202_711  # PostgreSQL's advisory lock: one gateway at a time makes the tables
+_LOCK: Final = 7_026_202_711  # PostgreSQL's advisory lock: one gateway at a time makes or changes the tables
 
 metadata = MetaData()
 
 schema = Table("schema", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
 
-episodes = Table(
+episodes = table(
     "episodes",
+    EpisodeRecord,
     metadata,
-    Column("scope", Text, primary_key=True),
-    Column("id", Text, primary_key=True),
-    Column("session", Text, nullable=False),
-    Column("explicit", Boolean, nullable=False),
-    Column("source", Text, nullable=False),  # where the session's id came from
-    Column("parent", Text),  # the episode that this one branched from ...
-    Column("parent_step", Integer),  # ... and the number of steps that both share
-    Column("first", Integer, nullable=False),  # number of its first step that was recorded
-    Column("history", Text),  # JSON, with stored content: the steps before that one as the client told them
-    Column("policy", Text),
-    Column("arm", Text, nullable=False),
-    Column("ladder", Text, nullable=False),  # names, cheapest first, with commas between
-    Column("seed", BigInteger, nullable=False),
-    Column("started", Float, nullable=False),
-    Column("ended", Float),  # when its outcome was reported
-    Column("success", Boolean),
-    Column("reward", Float),
-    Column("kind", Text),
     Index("episodes_by_session", "scope", "session", "started"),
     Index("episodes_by_start", "started"),
 )
 
-steps = Table(
+steps = table(
     "steps",
+    StepRecord,
     metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-    Column("scope", Text, nullable=False),
-    Column("episode", Text, nullable=False),
-    Column("step", Integer, nullable=False),  # one step may have several rows: each try is a request
-    Column("at", Float, nullable=False),  # when the request arrived
-    Column("endpoint", Text, nullable=False),
-    Column("model", Text, nullable=False),  # as the client asked for
-    Column("stream", Boolean, nullable=False),
-    Column("tool", Text),
-    Column("retry", Boolean, nullable=False),  # it took over the decision of an earlier try
-    Column("variant", Text),  # that answered
-    Column("decision", Text),  # that was to answer; NULL: the client named the variant
-    Column("intended", Text),  # that the router chose
-    Column("score", Float),
-    Column("threshold", Float),
-    Column("propensity", Float),
-    Column("policy", Text),
-    Column("arm", Text),
-    Column("budget", Float),
-    Column("flipped", Boolean),
-    Column("reason", Text),
-    Column("source", Text, nullable=False),
-    Column("prefill", BigInteger),
-    Column("cached", BigInteger),
-    Column("decode", BigInteger),
-    Column("cost", Float, nullable=False),
-    Column("router", Float),  # seconds, as all that follow
-    Column("overhead", Float, nullable=False),
-    Column("first_token", Float),
-    Column("total", Float, nullable=False),
-    Column("status", Integer, nullable=False),
-    Column("ended", Text, nullable=False),
-    Column("attempts", Text, nullable=False),  # JSON
-    Column("digest", Text, nullable=False),  # of the request's body
-    Column("chain", Text, nullable=False),  # of its history (gateway.sessions)
-    Column("turns", Integer, nullable=False),  # number of messages in it
-    Column("newest", Text, nullable=False),  # digests of the messages since the last answer, with commas between
-    Column("answer", Text),  # digest of the answer as a history will repeat it
-    Column("features", Text),  # JSON, routers.signals.FEATURES
-    Column("signals", Text),  # JSON, episode.Signals
-    Column("message", Text),  # with stored content: what the agent was told ...
-    Column("action", Text),  # ... and what it answered
     Index("steps_by_episode", "scope", "episode", "step"),
     Index("steps_by_time", "at"),
 )
@@ -122,8 +71,8 @@ steps = Table(
 def open_database(url: str, *, create: bool = True) -> Engine:
     """The database at `url`, its tables made where they are missing (unless `create` is False: then it must be there).
 
-    Safe when several processes do it at once. Raises ConfigError for a URL that cannot be used, DataError for a database that
-    cannot be opened or holds records of another version.
+    One of an older version is brought up to date, in one transaction. Safe when several processes do it at once. Raises
+    ConfigError for a URL that cannot be used, DataError for a database that cannot be opened or is of a newer version.
     """
     address = _address(url)
     shown = address.render_as_string(hide_password=True)
@@ -144,15 +93,16 @@ def open_database(url: str, *, create: bool = True) -> Engine:
         event.listen(engine, "connect", _tune)
     try:
         with engine.begin() as connection:
+            version = _version(connection, shown, create)
+            # Others must not see the tables appear one by one, nor change them at the same time.
+            if sqlite and version != VERSION:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            elif not sqlite and (create or version != VERSION):
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            if version != VERSION:
+                _update(connection, _version(connection, shown, create))  # unless somebody was faster
             if create:
-                if not sqlite:
-                    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-                elif not inspect(connection).has_table(schema.name):
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")  # else others would see the tables appear one by one
-                _refuse_other_versions(connection, shown)
                 _make(connection)
-            else:
-                _refuse_other_versions(connection, shown, empty=False)
     except DBAPIError as error:
         engine.dispose()
         raise DataError(f"{shown}: cannot be opened as a database of records ({_one_line(error)})") from error
@@ -194,25 +144,40 @@ def _tune(connection: Any, _: Any) -> None:
     cursor.close()
 
 
-def _refuse_other_versions(connection: Any, shown: str, *, empty: bool = True) -> None:
+def _version(connection: Connection, shown: str, create: bool) -> int | None:
+    """The version of the tables; None where there are none yet, which `create` says is all right."""
     names = set(inspect(connection).get_table_names())
-    if "schema" not in names:
-        if "episodes" in names or not empty:
+    if schema.name not in names:
+        if episodes.name in names or not create:
             raise DataError(f"{shown}: holds no records of a gateway; give the gateway's records.url")
-        return
-    versions = list(connection.execute(select(schema.c.version)).scalars())
-    if versions and versions != [VERSION]:
+        return None
+    version = max(connection.execute(select(schema.c.version)).scalars(), default=None)
+    if version is not None and version > VERSION:
         raise DataError(
-            f"{shown}: holds records of version {max(versions)}, this bitroute writes {VERSION}; use another records.url"
+            f"{shown}: holds records of version {version}, and this bitroute knows {VERSION}; "
+            "upgrade it, or use another records.url"
         )
+    return version
 
 
-def _make(connection: Any) -> None:
-    for table in metadata.sorted_tables:
-        connection.execute(CreateTable(table, if_not_exists=True))
-        for index in sorted(table.indexes, key=lambda i: str(i.name)):
+def _update(connection: Connection, version: int | None) -> None:
+    """Make new tables, or bring older ones up to date."""
+    if version is None:
+        _make(connection)
+    else:
+        for number in range(version + 1, VERSION + 1):
+            for statement in MIGRATIONS[number]:
+                connection.exec_driver_sql(statement)
+    connection.execute(delete(schema))
+    connection.execute(insert(schema), {"version": VERSION})
+
+
+def _make(connection: Connection) -> None:
+    """Make the tables and indexes that are missing."""
+    for table_ in metadata.sorted_tables:
+        connection.execute(CreateTable(table_, if_not_exists=True))
+        for index in sorted(table_.indexes, key=lambda i: str(i.name)):
             connection.execute(CreateIndex(index, if_not_exists=True))
-    connection.execute(text("INSERT INTO schema (version) VALUES (:version) ON CONFLICT DO NOTHING"), {"version": VERSION})
 
 
 def _one_line(error: DBAPIError) -> str:
