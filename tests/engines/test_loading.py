@@ -1,19 +1,22 @@
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from bitroute.engines import loading
 from bitroute.engines.engine import CacheMode, Sampling
-from bitroute.engines.loading import HIGH, host, identity, quantize, variant_path
+from bitroute.engines.loading import HIGH, host, identity, load_torch, quantize, variant_path
+from bitroute.engines.spec import EngineSpec
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.checkpoint import load_model
 from bitroute.nn.fingerprint import fingerprint
 from bitroute.quantization.model import quantized_linears
 from bitroute.quantization.store import load_variant, read_info
-from support.checkpoint import LLAMA_CONFIG, write_checkpoint
+from support.checkpoint import LLAMA_CONFIG, TOKENIZER, write_checkpoint
 
 END = 3
 
@@ -40,6 +43,40 @@ def test_the_identity_is_that_of_the_weights(tiny_model: Path, tmp_path: Path) -
     assert identity(tiny_model) == fingerprint(load_model(tiny_model, torch.bfloat16).state_dict())
     assert identity(tiny_model) == identity(write_checkpoint(tmp_path / "same"))
     assert identity(tiny_model) != identity(write_checkpoint(tmp_path / "other", seed=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("alfworld-agent", "72531340ae9162428731c6b542fe2068eedaaefb10c81a349e72f3d736bbce72"),
+        ("alfworld-router", "464404cae18aa4982234dbf85e6612b2bdb9ae295cc6e48fadff238a4d84396d"),
+    ],
+)
+def test_the_identity_of_the_reference_models_is_the_one_that_routers_were_trained_for(name: str, expected: str) -> None:
+    assert identity(TOKENIZER.parent / name) == expected
+
+
+def test_the_identity_needs_no_model_and_is_read_again_only_when_a_file_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_checkpoint(tmp_path / "model")
+    monkeypatch.setattr(loading, "load_model", None)
+    first = identity(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "fingerprint", None)
+        assert identity(model) == first
+    write_checkpoint(model, seed=1)
+    assert identity(model) != first
+
+
+def test_a_known_fingerprint_is_not_computed_again(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantize(tiny_model, "w2g64-rtn", tmp_path, no_calibration)
+    spec = EngineSpec(model=tiny_model, schemes=("w2g64-rtn",), variants=tmp_path, device="cpu", dtype="float32")
+    name = identity(tiny_model)
+    monkeypatch.setattr(loading, "identity", None)
+    assert load_torch(replace(spec, fingerprint=name), END).fingerprint == name
+    with pytest.raises(DataError, match="made from another model"):
+        load_torch(replace(spec, fingerprint="another"), END)
 
 
 def test_gptq_is_calibrated_and_says_on_what(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 import hashlib
 import struct
+import weakref
+from collections.abc import Iterator, Mapping
 
+import pytest
 import torch
 
+from bitroute.nn import fingerprint as module
 from bitroute.nn.fingerprint import fingerprint
 
 
@@ -43,3 +47,39 @@ def test_names_shapes_types_and_values_do() -> None:
 def test_a_lossy_cast_is_another_set_of_weights() -> None:
     weights = {"a": torch.tensor([0.1, 0.2])}
     assert fingerprint({"a": weights["a"].bfloat16()}) != fingerprint(weights)
+
+
+class Watched(Mapping[str, torch.Tensor]):
+    """Makes each tensor when it is asked for, and refuses while the one before is still held."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names, self.asked = names, list[str]()
+        self.last: weakref.ref[torch.Tensor] | None = None
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        assert self.last is None or self.last() is None, "the tensor before is still held"
+        self.asked.append(name)
+        tensor = torch.full((3, 5), float(len(name)), dtype=torch.bfloat16)
+        self.last = weakref.ref(tensor)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def test_tensors_are_asked_for_one_at_a_time_and_once() -> None:
+    state = Watched(["ccc", "a", "bb"])
+    found = fingerprint(state)
+    assert state.asked == ["a", "bb", "ccc"]
+    assert found == fingerprint({name: torch.full((3, 5), float(len(name))) for name in state.names})
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 6, 7])
+def test_the_size_of_the_pieces_plays_no_part(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state().items()}
+    expected = fingerprint(state())
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    assert fingerprint(state()) == fingerprint(half) == expected

@@ -5,6 +5,7 @@ tasks.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from bitroute.engines.engine import CacheMode
 from bitroute.engines.spec import EngineSpec
 from bitroute.engines.torch import TorchEngine
 from bitroute.errors import DataError
-from bitroute.nn.checkpoint import load_model
+from bitroute.nn.checkpoint import Weights, load_model, read_config, weight_files
 from bitroute.nn.decoder import Decoder, sequence_logits
 from bitroute.nn.device import pick_device, pick_dtype
 from bitroute.nn.fingerprint import fingerprint
@@ -33,8 +34,19 @@ def variant_path(directory: Path, scheme: str) -> Path:
 
 
 def identity(model_directory: Path) -> str:
-    """The fingerprint of a checkpoint: what its variants and its routers were made for. Raises DataError as `load_model`."""
-    return fingerprint(load_model(model_directory, torch.float32).state_dict())
+    """The fingerprint of a checkpoint: what its variants and its routers were made for.
+
+    Its files are read once, tensor by tensor, and again only when they have changed. Raises DataError when one is missing,
+    truncated, or not what its name promises.
+    """
+    read_config(model_directory)
+    files = [model_directory / "config.json", *weight_files(model_directory)]
+    return _identity(model_directory, tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@lru_cache(maxsize=8)
+def _identity(model_directory: Path, _: tuple[tuple[Path, int, int], ...]) -> str:
+    return fingerprint(Weights(model_directory))
 
 
 def quantize(model_directory: Path, scheme: str, out: Path, calibration: Callable[[], tuple[Sequence[Tensor], str]]) -> Path:
@@ -46,8 +58,7 @@ def quantize(model_directory: Path, scheme: str, out: Path, calibration: Callabl
     """
     parsed = Scheme.parse(scheme)
     path = variant_path(out, scheme)
-    model = load_model(model_directory, torch.float32)
-    name = fingerprint(model.state_dict())
+    name = identity(model_directory)
     for stored in (path, variant_path(model_directory, scheme)):
         if stored.exists():
             if read_info(stored).model != name:
@@ -55,6 +66,7 @@ def quantize(model_directory: Path, scheme: str, out: Path, calibration: Callabl
             if stored != path:
                 write_atomic(path, stored.read_bytes())
             return path
+    model = load_model(model_directory, torch.float32)
     if parsed.method == "gptq":
         batches, source = calibration()
         variant = quantize_model(model, parsed, Calibration(batches, sequence_logits, source))
@@ -75,10 +87,11 @@ def load_torch(spec: EngineSpec, end_token: int) -> TorchEngine:
     device = pick_device(spec.device)
     model = load_model(spec.model, torch.float32)
     dtype = pick_dtype(spec.dtype, device, model.config.hidden_size, model.config.intermediate_size)
-    name = fingerprint(model.state_dict())
+    name = spec.fingerprint or identity(spec.model)
     ladder: dict[str, Decoder] = {}
     for scheme in spec.schemes:
-        variant = load_variant(variant_path(spec.variants, scheme), model, Scheme.parse(scheme).nested).to(device, dtype)
+        path = variant_path(spec.variants, scheme)
+        variant = load_variant(path, model, Scheme.parse(scheme).nested, model=name).to(device, dtype)
         materialize(variant, dtype)
         ladder[scheme] = variant.eval()
     ladder[spec.high] = model.to(device, dtype).eval()

@@ -19,7 +19,8 @@ class EngineSpec:
     `kind` is the engine's name in engines/registry.py and `model` the checkpoint's directory. `schemes` name the quantized
     variants, cheapest first, which lie in `variants`; `high` is what the checkpoint as it is stored is called. `device` is
     `auto` (cuda, else mps, else cpu), `cpu`, `cuda`, `cuda:N` or `mps`. `dtype`, one of DTYPES, is that of products and caches;
-    `auto` picks float32 or bfloat16, whichever is measured to be faster. Raises ConfigError for a dtype or a form of device
+    `auto` picks float32 or bfloat16, whichever is measured to be faster. `fingerprint` is that of the checkpoint where it is
+    known already: reading a large one takes a while, and every worker would. Raises ConfigError for a dtype or a form of device
     that nobody knows, and for a ladder that names a variant twice.
     """
 
@@ -31,6 +32,7 @@ class EngineSpec:
     cache_mode: CacheMode = CacheMode.OWN
     device: str = "auto"
     dtype: str = "auto"
+    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         check_device(self.device)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 from bitroute.errors import DataError
@@ -21,6 +22,9 @@ from bitroute.nn.decoder import Decoder, DecoderConfig, RopeScaling, rotary_tabl
 
 ARCHITECTURES: Final = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}  # by model_type
 _INDEX: Final = "model.safetensors.index.json"
+_EMBEDDING: Final = "model.embed_tokens.weight"
+_HEAD: Final = "lm_head.weight"  # the embedding again where both are tied, whether it is stored or not
+_FREQUENCIES: Final = ".rotary_emb.inv_freq"  # that old checkpoints store: they are computed anyway
 
 
 def read_config(directory: Path) -> DecoderConfig:
@@ -83,21 +87,45 @@ def config_json(config: DecoderConfig, *, end_token: int, pad_token: int) -> dic
     }
 
 
+class Weights(Mapping[str, Tensor]):
+    """The tensors of a checkpoint directory, as `load_model` names them. Each is read from its file when it is asked for.
+
+    Raises DataError naming the file that is missing, truncated or no safetensors file.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        config = read_config(directory)
+        self._files: dict[str, tuple[Path, str]] = {}  # where a tensor lies, and what it is called there
+        self._open: dict[Path, Any] = {}
+        for path in weight_files(directory):
+            with _readable(path):
+                file: Any = safe_open(path, framework="pt")
+                stored = {name: (path, name) for name in file.keys()}  # noqa: SIM118  (the file is no mapping)
+            self._open[path] = file
+            self._files |= {name: at for name, at in stored.items() if not name.endswith(_FREQUENCIES)}
+        if config.tie_word_embeddings and _EMBEDDING in self._files:
+            self._files[_HEAD] = self._files[_EMBEDDING]
+
+    def __getitem__(self, name: str) -> Tensor:
+        path, stored = self._files[name]
+        with _readable(path):
+            tensor: Tensor = self._open[path].get_tensor(stored)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
 def load_model(directory: Path, dtype: torch.dtype = torch.bfloat16) -> Decoder:
     """A checkpoint directory (`config.json`, `*.safetensors`) as a model in `dtype`, ready to run.
 
     Raises DataError naming the file when a part is missing, truncated or of another shape.
     """
     config = read_config(directory)
-    state: dict[str, Tensor] = {}
-    for path in weight_files(directory):
-        try:
-            state |= load_file(path)
-        except Exception as error:  # safetensors raises its own SafetensorError, an Exception, for whatever is wrong inside
-            raise DataError(f"{path}: not a readable safetensors file ({error})") from error
-    state = {name: tensor for name, tensor in state.items() if not name.endswith(".rotary_emb.inv_freq")}  # of old checkpoints
-    if config.tie_word_embeddings and "model.embed_tokens.weight" in state:
-        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    state = dict(Weights(directory))
     with torch.device("meta"):  # nothing is drawn at random only to be replaced
         model = Decoder(config)
     try:
@@ -130,6 +158,15 @@ def weight_files(directory: Path) -> list[Path]:
         if Path(name).name != name or not (directory / name).is_file():
             raise DataError(f"{index}: names {name}, which is not in this directory")
     return [directory / name for name in sorted(names)]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever goes wrong in here is the file's fault: safetensors raises its own SafetensorError, an Exception, for it."""
+    try:
+        yield
+    except Exception as error:
+        raise DataError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def _model_type(values: Mapping[str, Any], path: Path) -> str:

@@ -62,15 +62,17 @@ def read_info(path: Path) -> VariantInfo:
         return reader.info
 
 
-def load_variant(path: Path, base: M, bits: int | None = None) -> M:
+def load_variant(path: Path, base: M, bits: int | None = None, *, model: str | None = None) -> M:
     """The variant at `path` of the model `base`, which it shares everything but the block layers with.
+
+    `model` is the fingerprint of `base`; where it is not given, it is computed.
 
     With `bits` below the scheme's, the slice of a nested store: only its planes are read. Raises DataError when the file is
     missing, truncated, not a variant, or a variant of another model; CapabilityError when it has no slice of `bits` bits.
     """
     with _Reader(path) as reader:
         info = reader.info
-        if fingerprint(base.state_dict()) != info.model:
+        if (model or fingerprint(base.state_dict())) != info.model:
             raise DataError(f"{path}: made from another model than this {type(base).__name__} (fingerprint {info.model[:12]})")
         try:
             widths = top_planes(info.scheme.widths, info.scheme.bits if bits is None else bits)
