@@ -119,7 +119,8 @@ class _Route(Route):
         super().__init__(path, endpoint)
         self.methods = set(methods)
         self.allow = ", ".join(methods)
-        self.path_regex = re.compile(self.path_regex.pattern, re.DOTALL)  # ids of sessions may have any character
+        # Ids of sessions may have any character, line feeds among them.
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z", re.DOTALL)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         return super().matches({**scope, "path": "/" + scope["path"].strip("/")})

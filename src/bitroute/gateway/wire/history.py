@@ -60,7 +60,7 @@ def arguments(value: str | dict[str, Any] | None) -> str:
     if not value:
         return "{}"
     try:
-        return canonical(_ANY.decode(value) if isinstance(value, str) else value)
+        return _ENCODER.encode(_ANY.decode(value) if isinstance(value, str) else value).decode()
     except (ValueError, RecursionError):
         return str(value)
 

@@ -59,7 +59,7 @@ class ChatMessage(Struct):
             if self.function_call is not None:
                 calls.append(ToolCall("", self.function_call.name or "", arguments(self.function_call.arguments)))
             if self.tool_calls:
-                calls += [call.call() for call in self.tool_calls]
+                calls += map(ChatToolCall.call, self.tool_calls)
         elif self.role == "tool":
             message.marks += ("tool", self.tool_call_id or "")
         elif self.name:
