@@ -103,6 +103,11 @@ def test_other_histories_are_refused_too(dialect: Dialect, name: str, bad: list[
         assert param is not None and param.startswith(name), value
 
 
+def test_what_stands_before_the_messages_is_named_where_it_is_at_fault() -> None:
+    assert refused(RESPONSES, {"model": "auto", "input": "x", "instructions": 5}).param == "instructions"
+    assert refused(MESSAGES, {"model": "auto", "messages": [user("x")], "system": {}}).param == "system"
+
+
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     st.sampled_from(ALL),
