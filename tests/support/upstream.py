@@ -305,28 +305,31 @@ class ScriptedUpstream:
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/{path:.*}", self._post)
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.01)
+        # What is open is known at once: a start or an end that is cancelled halfway is finished by the next `kill`.
+        runner = self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.01)
         await runner.setup()
-        listening = socket.socket()
+        listening = self._listening = socket.socket()
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", self.port))
         self.port = listening.getsockname()[1]
         await web.SockSite(runner, listening, backlog=8192).start()
-        self._runner, self._listening = runner, listening
 
     async def kill(self) -> None:
-        runner, self._runner = self._runner, None
-        if runner is None or self._listening is None:
-            return
-        asyncio.get_running_loop().remove_reader(self._listening)
-        for _ in range(4):  # asyncio loses what was accepted and has no transport yet when its server is closed
-            await asyncio.sleep(0)
-        for site in list(runner.sites):
-            await site.stop()
-        for connection in runner.server.connections if runner.server else ():
-            if connection.transport is not None:
-                connection.transport.abort()
-        await runner.cleanup()
+        runner, listening = self._runner, self._listening
+        if listening is not None and listening.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(listening)
+            for _ in range(4):  # asyncio loses what was accepted and has no transport yet when its server is closed
+                await asyncio.sleep(0)
+        if runner is not None:
+            for site in list(runner.sites):
+                await site.stop()
+            for connection in runner.server.connections if runner.server else ():
+                if connection.transport is not None:
+                    connection.transport.abort()
+            await runner.cleanup()
+        if listening is not None:
+            listening.close()
+        self._runner = self._listening = None
 
     async def __aenter__(self) -> Self:
         await self.start()

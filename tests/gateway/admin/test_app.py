@@ -285,16 +285,14 @@ def test_the_switch_reaches_all_workers(tmp_path: Path) -> None:
 def neighbours(stack: contextlib.ExitStack) -> tuple[list[socket.socket], int]:
     """Two listening sockets on neighbouring ports and one taken port that does not listen; the first one's number."""
     for _ in range(100):
-        first = socket.create_server(("127.0.0.1", 0))
-        port = first.getsockname()[1]
-        try:
-            second, third = socket.create_server(("127.0.0.1", port + 1)), socket.socket()
+        with contextlib.ExitStack() as found, contextlib.suppress(OSError):
+            first = found.enter_context(socket.create_server(("127.0.0.1", 0)))
+            port = first.getsockname()[1]
+            second = found.enter_context(socket.create_server(("127.0.0.1", port + 1)))
+            third = found.enter_context(socket.socket())
             third.bind(("127.0.0.1", port + 2))
-        except OSError:
-            first.close()
-            continue
-        stack.enter_context(third)
-        return [first, second], port
+            stack.enter_context(found.pop_all())
+            return [first, second], port
     raise AssertionError("no neighbouring ports")
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import itertools
 import json
 import random
 import resource
+import socket
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,6 +196,31 @@ class Mortal(ScriptedUpstream):
         self.alive = not self.alive
 
 
+@pytest.mark.parametrize("ticks", range(8))
+def test_a_replica_whose_start_or_end_is_cut_off_leaves_no_socket(ticks: int) -> None:
+    """A socket that nobody closes would fail a later test, where it is collected."""
+
+    async def cut_off(work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def main() -> None:
+        replica = Mortal()
+        await cut_off(replica.start())
+        await replica.kill()
+        await replica.start()
+        await cut_off(replica.kill())
+        await replica.kill()
+        with socket.create_server(("127.0.0.1", replica.port)):
+            pass
+
+    asyncio.run(main())
+    gc.collect()
+
+
 def test_every_request_gets_an_answer_or_an_error_while_replicas_die_and_come_back(tmp_path: Path) -> None:
     async def main(stack: contextlib.AsyncExitStack) -> None:
         ledger, draw = Ledger(), random.Random(7)
@@ -222,6 +249,7 @@ def test_every_request_gets_an_answer_or_an_error_while_replicas_die_and_come_ba
                 await play_all(gateway, ledger, range(EPISODES))
             finally:
                 raging.cancel()
+                await asyncio.wait([raging])
             found = await status(gateway)
             assert [replica["in_flight"] for replica in found["replicas"]] == [0] * 4
             assert found["policy"]["realised"] == pytest.approx(0.3, abs=0.06)
