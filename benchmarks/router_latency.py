@@ -111,7 +111,10 @@ async def decide(spec: str, views: list[View], earlier: Callable[[View], list[Vi
 def save_routers(directory: Path) -> tuple[str, str]:
     """A regression and an encoder, untrained."""
     ones = (1.0,) * len(FEATURES)
-    SignalsModel(FEATURES, ones, ones, ones, 0.0, LADDER, "benchmark").save(directory / "signals.json")
+    fitted = SignalsModel(
+        features=FEATURES, mean=ones, scale=ones, weights=ones, bias=0.0, variants=LADDER, model="benchmark", failures=()
+    )
+    fitted.save(directory / "signals.json")
     torch.manual_seed(0)
     tokenizer = Tokenizer.load(TOKENIZER)
     network = EncoderNetwork(encoder_config(tokenizer.vocab_size), use_signals=True)

@@ -21,7 +21,7 @@ from bitroute.experiment.config import ExperimentConfig
 from bitroute.gateway.core.config import GatewayConfig, SplitConfig, VariantConfig
 from bitroute.gateway.records.facts import Record, fields_of
 from bitroute.gateway.records.step import EpisodeRecord, StepRecord
-from bitroute.routers.registry import REGISTRY
+from bitroute.routers.kinds import BUILT_IN
 from bitroute.training.grpo import GrpoRecipe
 from bitroute.training.supervised import SupervisedRecipe
 
@@ -84,7 +84,12 @@ def test_every_option_is_explained_as_help_explains_it(name: str) -> None:
 
 
 def test_routers_splits_and_exit_codes_are_all_there() -> None:
-    assert [re.split(r"[:\[`]", row[0].strip("`"))[0] for row in rows(section("cli.md", "## Routers"))] == [*REGISTRY, "PATH"]
+    kinds = [
+        [form.strip("`"), what.replace("`", "").replace("&#124;", "|")] for form, what in rows(section("cli.md", "## Routers"))
+    ]
+    assert kinds == [[kind.form, kind.help] for kind in BUILT_IN.values()]
+    reasons = (REFERENCE / "gateway.md").read_text().partition("### Reasons\n")[2].partition("\n| ")[0]
+    assert set(re.findall(r"`([\w-]+)`", reasons)) == {kind.name for kind in BUILT_IN.values() if not kind.offline}
     assert {row[0].strip("`") for row in rows(section("cli.md", "## Splits"))} == {*SPLITS, "official-NAME"}
     page = (REFERENCE / "cli.md").read_text()
     for error in (BitrouteError, ConfigError, DataError, CapabilityError):

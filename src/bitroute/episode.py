@@ -147,6 +147,7 @@ class View:
     `messages` has t + 1 entries (what the agent was told), `actions`, `variants` and `signals` have t (what it did, at
     which precision, and what that revealed; None where the server gave no log-probabilities). `probe` is the measurement
     that the router declared (the low variant's signals on the coming step), `sensitivity` the oracle's; None otherwise.
+    `features` are those of the coming step (routers.signals), where whoever shows the view has them; None: read the texts.
     """
 
     messages: tuple[str, ...]
@@ -155,6 +156,7 @@ class View:
     signals: tuple[Signals | None, ...] = ()
     probe: Signals | None = None
     sensitivity: Sensitivity | None = None
+    features: tuple[float, ...] | None = None
 
     @classmethod
     def from_messages(

@@ -24,10 +24,11 @@ from bitroute.rollout import workers as workers_module
 from bitroute.rollout.workers import Hosting, Play, Shard, Workers
 from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
 from bitroute.routers.encoder.router import EncoderRouter
-from bitroute.routers.registry import REGISTRY
+from bitroute.routers.kinds import BUILT_IN, GROUP
 from bitroute.store.traces import read_traces
 from support.checkpoint import CONFIG
 from support.players import here
+from support.plugins import install
 
 Run = Callable[..., tuple[int, str, str]]
 LOW = ExperimentConfig().low
@@ -112,8 +113,22 @@ def test_defaults_are_those_of_the_benchmark() -> None:
 
 def test_help_of_play_explains_every_router(run: Run) -> None:
     text = run("play", "--help")[1].partition("Routers (--router):\n")[2]
-    for name in REGISTRY:
-        assert f"\n    {name}" in "\n" + text
+    for kind in BUILT_IN.values():
+        assert f"\n  {kind.form}" in "\n" + text
+    assert " ".join(BUILT_IN["first-k"].help.split()) in " ".join(text.split())
+
+
+def test_help_of_serve_explains_the_routers_that_a_gateway_can_ask(run: Run) -> None:
+    text = "\n" + run("serve", "--help")[1].partition("Routers (--router):\n")[2]
+    assert "\n  heuristic" in text and "\n  oracle" not in text
+
+
+def test_help_explains_the_routers_of_other_packages(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = "from bitroute.routers.kinds import Kind\nKIND = Kind(name='odd', form='odd:RUNG', help='one rung', load=print)\n"
+    install(monkeypatch, tmp_path / "odd", "bitroute-odd", GROUP, "odd", "odd_router:KIND", kind)
+    install(monkeypatch, tmp_path / "broken", "bitroute-broken", GROUP, "broken", "broken_router:KIND", "raise ValueError")
+    code, out, err = run("play", "--help")
+    assert code == 0 and "odd:RUNG" in out and "broken" not in out and not err
 
 
 def test_without_a_command_there_is_help(run: Run) -> None:
@@ -231,15 +246,16 @@ def test_a_truncated_model_is_named(run: Run, tiny_model: Path, tmp_path: Path, 
 def test_a_router_of_another_model_or_other_variants_is_refused(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(tiny_model)
     network = EncoderNetwork(encoder_config(tokenizer.vocab_size), use_signals=False)
-    for name, model, low in (("other", "another", LOW), ("low", hosting.identity(tiny_model), "w3g64-rtn")):
+    own = hosting.identity(tiny_model)
+    for name, model, low in (("other", "another", LOW), ("low", own, "w3g64-rtn"), ("cut", own, LOW)):
         EncoderRouter(network, tokenizer, (low, "bf16"), 0.0, model=model).save(tmp_path / name)
     bad_input(run("play", "--model", tiny_model, "--router", tmp_path / "other"), 3, "was trained for model another, this is ")
     bad_input(
         run("play", "--model", tiny_model, "--router", tmp_path / "low"), 3, "was trained for the variants w3g64-rtn, bf16"
     )
-    (tmp_path / "low" / "network.safetensors").write_bytes(b"")
-    bad_input(run("play", "--model", tiny_model, "--router", tmp_path / "low"), 3, "low: not a readable encoder router")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["low", "other"]
+    (tmp_path / "cut" / "network.safetensors").write_bytes(b"")
+    bad_input(run("play", "--model", tiny_model, "--router", tmp_path / "cut"), 3, "cut: not a readable encoder router")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cut", "low", "other"]
 
 
 @pytest.fixture

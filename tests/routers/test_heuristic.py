@@ -27,7 +27,7 @@ def score(one: View) -> float:
 
 def test_the_score_is_the_weighed_features() -> None:
     assert set(WEIGHTS) <= set(FEATURES)
-    seen = view(OPENING, "Nothing happens.\nGoal: pen")
+    seen = view(OPENING, "You cannot do that.\nGoal: pen")
     named = dict(zip(FEATURES, features(seen, "bf16").tolist(), strict=True))
     assert score(seen) == pytest.approx(BIAS + sum(weight * named[name] for name, weight in WEIGHTS.items()))
 
@@ -35,7 +35,7 @@ def test_the_score_is_the_weighed_features() -> None:
 @pytest.mark.parametrize(
     ("trouble", "calm"),
     [
-        (view(OPENING, "Nothing happens."), view(OPENING, "You open the box.")),
+        (view(OPENING, "It failed to open."), view(OPENING, "You did open it.")),
         (view(OPENING, "a box", "a box"), view(OPENING, "a box", "a room")),
         (view(OPENING, "a box", "a room", actions=("go", "go")), view(OPENING, "a box", "a room", actions=("go", "look"))),
         (view(OPENING, "You see a pen 1.\nGoal: pen"), view(OPENING, "You see a cup 1.\nGoal: pen")),

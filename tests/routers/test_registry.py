@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
+from bitroute.episode import View
 from bitroute.errors import BitrouteError, CapabilityError, ConfigError, DataError
-from bitroute.routers.oracle import Oracle
-from bitroute.routers.registry import REGISTRY, build_router
-from bitroute.routers.signals import FEATURES, SignalsModel, SignalsRouter
-from bitroute.routers.threshold import ThresholdRouter
+from bitroute.routers.kinds import BUILT_IN, GROUP, find_kind, kinds
+from bitroute.routers.registry import build_router, builder, find_source, signature
+from bitroute.routers.router import Reads
+from support.plugins import install
+from support.routing import save_encoder, save_signals
 
 LADDER = ("w4", "w8", "bf16")
 
@@ -27,6 +31,8 @@ LADDER = ("w4", "w8", "bf16")
         ("uncertainty:entropy", "uncertainty(entropy)"),
         ("uncertainty:past-margin:0.2", "uncertainty(margin, past)"),
         ("oracle", "oracle(kl)"),
+        ("repetition", "repetition"),
+        ("repetition:2", "repetition(2)"),
     ],
 )
 def test_a_spec_names_a_router_over_the_ladder(spec: str, name: str) -> None:
@@ -37,20 +43,22 @@ def test_a_spec_names_a_router_over_the_ladder(spec: str, name: str) -> None:
 
 def test_a_threshold_may_follow() -> None:
     oracle, uncertain = (build_router(s, LADDER, "model") for s in ("oracle:1.5", "uncertainty:entropy:0.4"))
-    assert isinstance(oracle, Oracle) and oracle.thresholds == (1.5, 1.5)
-    assert isinstance(uncertain, ThresholdRouter) and uncertain.thresholds == (0.4, 0.4)
+    assert oracle.thresholds == (1.5, 1.5) and uncertain.thresholds == (0.4, 0.4)
 
 
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ("magic", ConfigError, "unknown router 'magic'.*always, random, periodic, first-k, uncertainty, oracle"),
+        ("magic", ConfigError, "unknown router 'magic'.*always, random, periodic, first-k, repetition, uncertainty, oracle"),
+        ("signals", ConfigError, r"router 'signals': it is trained; give the path of one \(FILE\)"),
         ("", ConfigError, "unknown router ''"),
         ("random", ConfigError, "router 'random': write it as random:SHARE"),
         ("random:lots", ConfigError, "write it as random:SHARE"),
         ("random:1.5", ConfigError, r"share 1.5 is outside 0\.\.1"),
         ("first-k:2.5", ConfigError, "write it as first-k:STEPS"),
-        ("uncertainty:variance", ConfigError, "write it as uncertainty:"),
+        ("uncertainty:variance", ConfigError, "write it as uncertainty:.*MEASURE is entropy, margin, past-entropy or past-m"),
+        ("repetition:-1", ConfigError, "dwell -1 is negative"),
+        ("repetition:x", ConfigError, r"write it as repetition\[:DWELL\]"),
         ("oracle:x", ConfigError, "write it as oracle"),
         ("oracle:nan", ConfigError, "ascending"),
         ("always:w3", CapabilityError, "unknown variant 'w3'"),
@@ -65,26 +73,190 @@ def test_a_wrong_spec_is_answered_in_one_line(spec: str, error: type[BitrouteErr
 
 
 def test_a_path_to_a_fitted_regression_is_read(tmp_path: Path) -> None:
-    zeros, path = (0.0,) * len(FEATURES), tmp_path / "signals"
-    SignalsModel(FEATURES, zeros, (1.0,) * len(FEATURES), zeros, 0.5, LADDER, "model", (0.0, 1.0)).save(path)
+    path = save_signals(tmp_path / "signals", LADDER, {}, model="model", thresholds=(0.0, 1.0))
     router = build_router(str(path), LADDER, "model")
-    assert isinstance(router, SignalsRouter) and router.thresholds == (0.0, 1.0)
+    assert router.name == "signals" and router.thresholds == (0.0, 1.0)
     with pytest.raises(DataError, match="trained for model"):
+        build_router(str(path), LADDER, "another")
+    with pytest.raises(DataError, match="trained for the variants w4, w8, bf16, not low, high"):
+        build_router(str(path), ("low", "high"), "model")
+
+
+def test_a_path_to_an_encoder_is_read(tmp_path: Path) -> None:
+    path = save_encoder(tmp_path / "dmr", LADDER)
+    router = build_router(str(path), LADDER, "toy-model")
+    assert router.name == "encoder" and router.thresholds == (0.0, 0.0) and router.variants == LADDER
+    with pytest.raises(DataError, match=r"router\.json: was trained for model toy-model"):
         build_router(str(path), LADDER, "another")
 
 
-def test_a_directory_that_holds_no_encoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a readable encoder router"):
+def test_a_directory_that_holds_no_router_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no trained router \(router\.json: No such file"):
         build_router(str(tmp_path), LADDER, "model")
+
+
+def test_a_directory_that_holds_a_part_of_an_encoder_is_refused(tmp_path: Path) -> None:
+    path = save_encoder(tmp_path / "dmr", LADDER)
+    (path / "network.safetensors").unlink()
+    with pytest.raises(DataError, match="dmr: not a readable encoder router"):
+        build_router(str(path), LADDER, "toy-model")
 
 
 def test_a_name_wins_over_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "oracle").write_text("{}")
     assert build_router("oracle", LADDER, "model").name == "oracle(kl)"
-    with pytest.raises(DataError, match="not a signals router"):
+    with pytest.raises(DataError, match="oracle: not a trained router"):
         build_router("./oracle", LADDER, "model")
 
 
-def test_every_form_begins_with_its_name() -> None:
-    assert all(entry.form.startswith(name) for name, entry in REGISTRY.items())
+def test_a_trained_kinds_name_may_be_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_signals(Path("signals"), LADDER, {}, model="model")
+    assert build_router("signals", LADDER, "model").name == "signals"
+
+
+def test_a_file_says_of_which_kind_it_is(tmp_path: Path) -> None:
+    """Not whether it is a directory."""
+    (tmp_path / "one.json").write_text(json.dumps({"router": "astrology", "model": "m", "variants": LADDER}))
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir" / "router.json").write_text(json.dumps({"router": "astrology", "model": "m", "variants": LADDER}))
+    for path in (tmp_path / "one.json", tmp_path / "dir"):
+        with pytest.raises(
+            DataError, match="a router of the kind 'astrology', which is not installed; there are encoder, signals"
+        ):
+            build_router(str(path), LADDER, "m")
+
+
+def test_every_kind_says_how_it_is_written_and_what_it_does() -> None:
+    for name, kind in BUILT_IN.items():
+        assert kind.name == name and kind.help and "\n" not in kind.help
+        assert kind.trained or kind.form.startswith(name)
+        assert kind.trained or not kind.files
+
+
+@pytest.mark.parametrize("name", [name for name, kind in BUILT_IN.items() if not kind.trained])
+def test_every_rule_keeps_the_contract(name: str) -> None:
+    arguments = {"always": "high", "random": "0.5", "periodic": "0.5", "first-k": "2", "uncertainty": "past-entropy"}
+    router = build_router(f"{name}:{arguments[name]}" if name in arguments else name, LADDER, "model")
+    if name != "oracle":
+        view = View(("a", "b"), ("x",), ("w4",), (None,))
+        (decision,) = router.decide([view], [router.begin(3)])
+        assert decision.variant in LADDER and (decision.score is None) == (router.thresholds is None)
+        if router.reads is Reads.NOTHING:
+            assert router.decide([View(("", ""), ("",))], [router.begin(3)]) == [decision]
+    if router.thresholds is None:
+        assert router.with_options() is router and router.with_options(sample=False) is router
+        for options in ({"threshold": 0.5}, {"sample": True}):
+            with pytest.raises(ConfigError, match=f"router {re.escape(router.name)} does not score steps"):
+                router.with_options(**options)
+    else:
+        assert router.with_options(threshold=0.5).thresholds == (0.5, 0.5)
+
+
+# A router is built once.
+
+
+def test_a_router_is_built_once_and_anew_when_its_file_changed(tmp_path: Path) -> None:
+    path = save_encoder(tmp_path / "dmr", LADDER)
+    build = builder(LADDER, "toy-model")
+    first = build(str(path))
+    assert build(str(path)) is first and build("random:0.5") is build("random:0.5") is not build("random:0.25")
+    save_encoder(path, LADDER, seed=1)  # as a training rewrites its sampler
+    second = build(str(path))
+    view = View(("You see a desk 1.",))
+    assert first.decide([view], [first.begin(0)]) != second.decide([view], [second.begin(0)])
+    assert build(str(path)) is second
+
+
+def test_options_of_one_user_are_not_anothers(tmp_path: Path) -> None:
+    build = builder(LADDER, "toy-model")
+    path = str(save_encoder(tmp_path / "dmr", LADDER))
+    strict, drawn = build(path).with_options(threshold=99.0), build(path).with_options(sample=True)
+    assert (strict.thresholds, strict.draws, drawn.thresholds, drawn.draws) == ((99.0, 99.0), False, (0.0, 0.0), True)
+    assert (build(path).thresholds, build(path).draws) == ((0.0, 0.0), False)
+
+
+def test_the_signature_changes_with_the_files_and_not_with_what_is_being_written(tmp_path: Path) -> None:
+    path = save_signals(tmp_path / "signals.json", LADDER, {})
+    before = signature(str(path))
+    assert [entry[0] for entry in before] == ["signals.json"]
+    save_signals(path, LADDER, {"step": 1.0})
+    assert signature(str(path)) != before
+    directory = save_encoder(tmp_path / "dmr", LADDER)
+    before = signature(str(directory))
+    (directory / ".network.safetensors.1.tmp").write_bytes(b"half")
+    assert signature(str(directory)) == before
+    (directory / "calibration.json").write_text("[]")
+    assert signature(str(directory)) != before
+    assert signature("random:0.5") == signature("") == signature(str(tmp_path / "none")) == ()
+
+
+# Kinds of other packages.
+
+
+def test_another_package_adds_a_rule_and_a_trained_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path / "odd", "bitroute-odd", GROUP, "odd", "odd_router:KIND", ODD)
+    install(monkeypatch, tmp_path / "lamp", "bitroute-lamp", GROUP, "lamp", "lamp_router:KIND", LAMP)
+    assert build_router("odd:1", LADDER, "m").name == "always(w8)"
+    with pytest.raises(ConfigError, match=r"router 'odd:x': write it as odd:RUNG"):
+        build_router("odd:x", LADDER, "m")
+    (tmp_path / "lamp.json").write_text(json.dumps({"router": "lamp", "model": "m", "variants": LADDER, "rung": 2}))
+    source = find_source(str(tmp_path / "lamp.json"))
+    assert source.kind.name == "lamp" and [file.name for file in source.files()] == ["lamp.json", "lamp.calibration.json"]
+    assert build_router(str(tmp_path / "lamp.json"), LADDER, "m").name == "always(bf16)"
+    (tmp_path / "lamp.json").write_text(json.dumps({"router": "lamp", "model": "m", "variants": LADDER}))
+    with pytest.raises(DataError, match=r"lamp\.json: not a readable lamp router \(KeyError: 'rung'\)"):
+        build_router(str(tmp_path / "lamp.json"), LADDER, "m")
+    assert [kind.name for kind in kinds()] == [*BUILT_IN, "lamp", "odd"]
+
+
+ODD = """
+from bitroute.routers.kinds import Kind
+from bitroute.routers.rules import Always
+
+def load(argument, variants):
+    return Always(variants, variants[int(argument)])
+
+KIND = Kind(name="odd", form="odd:RUNG", help="one rung", load=load)
+"""
+LAMP = """
+import json
+from pathlib import Path
+from bitroute.routers.kinds import Kind
+from bitroute.routers.rules import Always
+
+def load(path, variants):
+    return Always(variants, variants[json.loads(Path(path).read_text())["rung"]])
+
+KIND = Kind(name="lamp", form="FILE", help="one rung, from a file", load=load, trained=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("raise RuntimeError('no luck')", "bitroute-broken.*cannot be loaded.*RuntimeError: no luck"),
+        ("import no_such_module", "bitroute-broken.*cannot be loaded.*no_such_module"),
+        ("KIND = dict()", "'broken' leads to a dict, not to a Kind"),
+        ("from bitroute.routers.kinds import BUILT_IN; KIND = BUILT_IN['always']", "leads to the kind 'always'"),
+    ],
+)
+def test_a_broken_kind_is_one_line_and_only_when_it_is_asked_for(
+    source: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tmp_path, "bitroute-broken", GROUP, "broken", "broken_router:KIND", source)
+    assert build_router("random:0.5", LADDER, "m").name == "random(0.5)"
+    assert "broken" not in {kind.name for kind in kinds()}
+    (tmp_path / "router").write_text(json.dumps({"router": "broken", "model": "m", "variants": LADDER}))
+    for spec in ("broken", "broken:1", str(tmp_path / "router")):
+        with pytest.raises(ConfigError, match=problem) as caught:
+            build_router(spec, LADDER, "m")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_built_in_kind_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path, "bitroute-odd", GROUP, "always", "odd_router:KIND", ODD)
+    assert find_kind("always") is BUILT_IN["always"]
+    with pytest.raises(KeyError):
+        find_kind("no such kind")

@@ -1,4 +1,4 @@
-"""Rules that look at nothing but the step's number."""
+"""Rules that need no training."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 
 from bitroute.episode import Decision, View
 from bitroute.errors import CapabilityError, ConfigError
-from bitroute.routers.router import Router, draw
-from bitroute.routers.rules import Always, FirstK, Periodic, Random
+from bitroute.routers.router import Reads, Router, draw
+from bitroute.routers.rules import Always, FirstK, Periodic, Random, Repetition
 
 PAIR = ("low", "high")
 
@@ -97,3 +97,44 @@ def test_a_share_outside_0_to_1_is_refused(make: type[Random], share: float) -> 
 def test_first_k_refuses_a_negative_number() -> None:
     with pytest.raises(ConfigError, match="k -1 is negative"):
         FirstK(PAIR, -1)
+
+
+def repeated(messages: str, dwell: int = 0) -> str:
+    """The decisions of an episode whose messages are letters: H for high, . for low."""
+    router = Repetition(PAIR, dwell)
+    state = router.begin(0)
+    views = [View(tuple(messages[: t + 1]), ("a",) * t, ("low",) * t, (None,) * t) for t in range(len(messages))]
+    decisions = [router.decide([view], [state])[0] for view in views]
+    assert decisions == router.decide(views, [router.begin(1)] * len(views))  # nothing but the texts counts
+    return "".join("H" if d.variant == "high" else "." for d in decisions)
+
+
+@pytest.mark.parametrize(
+    ("messages", "dwell", "expected"),
+    [
+        ("abcdef", 0, "......"),
+        ("abacab", 0, "..H.HH"),
+        ("aaaa", 0, ".HHH"),
+        ("abacdefg", 1, "..HH...."),
+        ("abacdefg", 3, "..HHHH.."),
+        ("aabcdaef", 2, ".HHH.HHH"),
+        ("abcda", 9, "....H"),
+        ("a", 5, "."),
+    ],
+)
+def test_repetition_is_high_in_a_circle_and_for_a_while_after(messages: str, dwell: int, expected: str) -> None:
+    assert repeated(messages, dwell) == expected
+
+
+def test_repetition_refuses_a_negative_dwell_and_reads_text() -> None:
+    with pytest.raises(ConfigError, match="dwell -1 is negative"):
+        Repetition(PAIR, -1)
+    assert Repetition(PAIR).reads is Reads.TEXT and not Repetition(PAIR).draws
+    assert (Repetition(PAIR).name, Repetition(PAIR, 3).name) == ("repetition", "repetition(3)")
+
+
+def test_rules_of_the_step_read_nothing_and_random_draws() -> None:
+    rules = (Always(PAIR, "high"), Random(PAIR, 0.5), Periodic(PAIR, 0.5), FirstK(PAIR, 1))
+    assert [rule.reads for rule in rules] == [Reads.NOTHING] * 4
+    assert [rule.draws for rule in rules] == [False, True, False, False]
+    assert [rule.thresholds for rule in rules] == [None] * 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ from bitroute.episode import Episode, Message, Signals, View
 from bitroute.errors import ConfigError, DataError
 from bitroute.rollout.player import Player, play
 from bitroute.routers import signals
+from bitroute.routers.router import Reads
 from bitroute.routers.rules import Random
-from bitroute.routers.signals import FEATURES, FeatureState, SignalsModel, SignalsRouter, features, fit
+from bitroute.routers.signals import FEATURES, FeatureState, SignalsModel, SignalsRouter, features, fit, load_signals
 from bitroute.routers.views import views_of
 from support.engine import FakeEngine
 from support.toy import ToyAgent, ToyEnvironment, toy_task
@@ -21,8 +24,8 @@ PAIR = ("low", "high")
 NOTHING = Signals((), (), (), ())
 
 
-def named(view: View, high: str = "high") -> dict[str, float]:
-    return dict(zip(FEATURES, features(view, high).tolist(), strict=True))
+def named(view: View, failures: Sequence[str] = ()) -> dict[str, float]:
+    return dict(zip(FEATURES, features(view, "high", failures=failures).tolist(), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,8 @@ def test_the_features_of_a_later_step() -> None:
     assert found["last entropy"] == pytest.approx(0.8) == found["mean entropy"]
     assert found["last margin"] == 0.1 and found["last log-probability"] == pytest.approx(-0.8)
     assert found["last action failed"] == 0.0
-    assert named(View(view.messages[:2], view.actions[:1], ("low",), (None,)))["last action failed"] == 1.0
+    failed = View(view.messages[:2], view.actions[:1], ("low",), (None,))
+    assert named(failed, ("nothing happens",))["last action failed"] == 1.0 and named(failed)["last action failed"] == 0.0
 
 
 def test_a_repeated_observation_is_seen() -> None:
@@ -78,10 +82,33 @@ def test_a_message_of_one_line_has_no_goal() -> None:
     assert found["share of goal words in message"] == 0.0
 
 
+@pytest.mark.parametrize(
+    ("opening", "reminded"),
+    [
+        ("A room.\nYour task: put the pen away.\nGoal: put pen", True),
+        ("Goal: put pen", True),  # an opening of one line may be the goal itself
+        ("A room.\nGoal: put cup", False),
+        ("A room.\nMy Goal: put pen", False),  # the whole line must be the same
+        ("Goal: put pen\nA room.", False),
+    ],
+)
+def test_a_last_line_is_the_goal_where_the_opening_ends_with_it(opening: str, reminded: bool) -> None:
+    found = named(View((opening, "You see a pen 1.\nGoal: put pen"), ("look",)))
+    assert found["goal word in message"] == float(reminded)
+    assert found["words in message"] == pytest.approx((5 if reminded else 8) / 50)
+
+
+def test_the_last_line_of_an_ordinary_message_is_text() -> None:
+    found = named(View(("Sort these files.", "3 files read\nerror: no such directory"), ("ls",)))
+    assert found["last action failed"] == 1.0 and found["words in message"] == pytest.approx(7 / 50)
+    assert found["share of goal words in message"] == 0.0
+
+
 def test_of_a_long_message_the_end_is_read() -> None:
     short = "error " * 10 + "\nGoal: desk"
     long = "word " * (signals.READ // 5) + short
     found = named(View((long, "x\ny", long), ("a", "b")))
+    assert found["share of goal words in message"] == 0.0  # the goal is "Goal: desk", no word of which stands elsewhere
     assert found["words in message"] <= signals.READ / 4 / 50
     assert found["last action failed"] == 1.0 and found["message seen before"] == 1.0
 
@@ -147,6 +174,38 @@ def test_a_rare_label_is_weighed_as_much_as_the_common_one() -> None:
     assert fitted.weights[1:] == (0.0,) * (len(FEATURES) - 1)  # features that never changed
 
 
+def test_a_view_that_brings_its_features_is_scored_by_them() -> None:
+    router = SignalsRouter(model({"step": 1.0, "last action failed": 2.0}))
+    view = View(("a room", "It cannot be."), ("x",), ("low",), (None,))
+    row = tuple(features(view, "high").tolist())
+    blank = View(("", ""), ("",), features=row)
+    (first,), (second,) = router.decide([view], [router.begin(0)]), router.decide([blank], [router.begin(0)])
+    assert first == second and first.score == pytest.approx(2.1)
+    assert router.reads is Reads.FEATURES
+
+
+def test_the_phrases_of_a_fit_travel_with_it(tmp_path: Path) -> None:
+    rows, labels = np.array([[0.0] * len(FEATURES), [1.0] * len(FEATURES)]), [0, 1]
+    fitted = fit(rows, labels, PAIR, "toy-model", failures=("no way",))
+    SignalsRouter(fitted).save(tmp_path / "signals.json")
+    router = load_signals(tmp_path / "signals.json", variants=PAIR)
+    assert router.failures == ("no way",)
+    told, untold = (View(("a room", text), ("x",), ("low",), (None,)) for text in ("There is no way.", "There is a way."))
+    high, low = (router.decide([view], [router.begin(0)])[0].score for view in (told, untold))
+    assert high is not None and low is not None and high > low
+
+
+def test_a_file_that_names_no_phrases_is_read_as_it_was_fitted(tmp_path: Path) -> None:
+    path = tmp_path / "signals.json"
+    model({"last action failed": 1.0}).save(path)
+    fields = json.loads(path.read_text())
+    assert fields.pop("failures") and fields.pop("router") == "signals"
+    path.write_text(json.dumps(fields))
+    router = load_signals(path, variants=PAIR)
+    view = View(("a room", "Nothing happens."), ("x",), ("low",), (None,))
+    assert router.decide([view], [router.begin(0)])[0].score == 1.0
+
+
 @pytest.mark.parametrize("label", [0, 1])
 def test_labels_all_alike_cannot_be_fitted(label: int) -> None:
     with pytest.raises(ConfigError, match="nothing to tell apart"):
@@ -166,23 +225,24 @@ def test_saved_and_loaded_it_scores_the_same_with_its_thresholds(tmp_path: Path)
     router = SignalsRouter(model({"step": 1.25, "last entropy": -0.3}, bias=0.1), 0.75)
     path = tmp_path / "signals.json"
     router.save(path)
-    loaded = SignalsRouter(SignalsModel.load(path, model="toy-model", variants=PAIR))
+    loaded = load_signals(path, model="toy-model", variants=PAIR)
     view = View(("a", "b"), ("x",), ("low",), (Signals((-1.0,), (-1.0,), (0.5,), (0.2,)),))
     assert loaded.thresholds == (0.75,)
     assert loaded.decide([view], [loaded.begin(0)]) == router.decide([view], [router.begin(0)])
     assert SignalsRouter(loaded.fitted, 2.0).thresholds == (2.0,)
+    assert load_signals(path, variants=("w4", "bf16")).variants == ("w4", "bf16")  # by position
 
 
 def test_a_file_for_other_features_model_or_variants_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "signals.json"
     model({}).save(path)
     with pytest.raises(DataError, match=r"signals\.json: was trained for model toy-model, this is another-mode; train"):
-        SignalsModel.load(path, model="another-model", variants=PAIR)
+        load_signals(path, model="another-model", variants=PAIR)
     with pytest.raises(DataError, match=r"trained for the variants low, high, not w4, high"):
-        SignalsModel.load(path, model="toy-model", variants=("w4", "high"))
+        load_signals(path, model="toy-model", variants=("w4", "high"))
     path.write_text(path.read_text().replace("mean entropy", "median entropy"))
     with pytest.raises(DataError, match="was fitted on other features"):
-        SignalsModel.load(path, model="toy-model", variants=PAIR)
+        load_signals(path, model="toy-model", variants=PAIR)
 
 
 def test_a_damaged_or_missing_file_is_one_line(tmp_path: Path) -> None:
@@ -191,5 +251,5 @@ def test_a_damaged_or_missing_file_is_one_line(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     for broken in (path, tmp_path / "missing.json"):
         with pytest.raises(DataError, match=f"{broken.name}: not a signals router") as caught:
-            SignalsModel.load(broken, model="toy-model", variants=PAIR)
+            load_signals(broken, model="toy-model", variants=PAIR)
         assert "\n" not in str(caught.value)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bitroute.episode import View
 from bitroute.errors import ConfigError
-from bitroute.routers.threshold import Scored, ThresholdRouter, sigmoid
+from bitroute.routers.threshold import Scored, ThresholdRouter, settle, sigmoid
 
 PAIR, TRIO = ("low", "high"), ("low", "middle", "high")
 finite = st.floats(-50, 50)
@@ -49,9 +49,31 @@ def test_moving_the_threshold_moves_the_budget() -> None:
     router, scores = Given(PAIR), [i / 10 for i in range(100)]
     shares = []
     for threshold in (-1.0, 2.0, 5.0, 20.0, math.inf):
-        router.set_thresholds(threshold)
-        shares.append(rungs(router, scores).count("high") / 100)
+        shares.append(rungs(router.with_options(threshold=threshold), scores).count("high") / 100)
     assert shares == [1.0, 0.79, 0.49, 0.0, 0.0]
+
+
+def test_options_make_another_router_that_shares_what_was_learned() -> None:
+    router = Given(TRIO, (0.0, 1.0))
+    router.learned = object()
+    other = router.with_options(threshold=2.0, sample=True)
+    assert (other.thresholds, other.draws, other.learned) == ((2.0, 2.0), True, router.learned)
+    assert (router.thresholds, router.draws) == ((0.0, 1.0), False)
+    again = other.with_options(sample=False)
+    assert (again.thresholds, again.draws) == ((2.0, 2.0), False)
+    assert other.with_options().draws and type(other) is Given
+
+
+@given(
+    score=finite, thresholds=st.lists(finite, min_size=2, max_size=2).map(sorted), seed=st.integers(0, 99), sample=st.booleans()
+)
+def test_settling_a_score_elsewhere_is_deciding_there(score: float, thresholds: list[float], seed: int, sample: bool) -> None:
+    """Who moves thresholds takes the score of a decision, whatever it was decided at."""
+    router, view = Given(TRIO, sample=sample), View(("a", "b", str(score)), ("x", "y"))
+    (decision,) = router.decide([view], [router.begin(seed)])
+    assert decision.score is not None
+    moved = router.with_options(threshold=thresholds)
+    assert settle(router, decision.score, thresholds, seed, 2) == moved.decide([view], [moved.begin(seed)])[0]
 
 
 @given(score=finite, thresholds=st.lists(finite, min_size=1, max_size=4).map(sorted), seed=st.integers(0, 10_000))
@@ -78,6 +100,8 @@ def test_sampling_draws_with_those_probabilities() -> None:
 def test_thresholds_must_ascend_one_per_rung(thresholds: float | tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match="want 2 ascending numbers for 3 variants"):
         Given(TRIO, thresholds)
+    with pytest.raises(ConfigError, match="want 2 ascending numbers for 3 variants"):
+        Given(TRIO).with_options(threshold=thresholds)
 
 
 def test_one_variant_leaves_nothing_to_choose() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ def install(
 ) -> None:
     """Install `package` into `directory` for the length of a test: `code` is the module before the colon of `value`."""
     module = value.partition(":")[0]
-    (directory / f"{module}.py").write_text(code)
-    metadata = directory / f"{package}-1.0.dist-info"
+    monkeypatch.delitem(sys.modules, module, raising=False)  # another test's package of the same name
+    metadata = directory / f"{package.replace('-', '_')}-1.0.dist-info"
     metadata.mkdir(parents=True)
+    (directory / f"{module}.py").write_text(code)
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
     monkeypatch.syspath_prepend(str(directory))

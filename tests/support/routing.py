@@ -21,11 +21,24 @@ NONE: tuple[float, ...] = (0.0,) * len(FEATURES)
 
 
 def save_signals(
-    path: Path, variants: Sequence[str], weights: Mapping[str, float], bias: float = 0.0, model: str = "toy-model"
+    path: Path,
+    variants: Sequence[str],
+    weights: Mapping[str, float],
+    bias: float = 0.0,
+    model: str = "toy-model",
+    **fields: Any,
 ) -> Path:
-    """A regression with the given weights by feature, thresholds 0."""
-    row = tuple(weights.get(name, 0.0) for name in FEATURES)
-    SignalsModel(FEATURES, NONE, (1.0,) * len(FEATURES), row, bias, tuple(variants), model).save(path)
+    """A regression with the given weights by feature, thresholds 0, and no phrases of an environment."""
+    SignalsModel(
+        features=FEATURES,
+        mean=NONE,
+        scale=(1.0,) * len(FEATURES),
+        weights=tuple(weights.get(name, 0.0) for name in FEATURES),
+        bias=bias,
+        variants=tuple(variants),
+        model=model,
+        **{"failures": (), **fields},
+    ).save(path)
     return path
 
 

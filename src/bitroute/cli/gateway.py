@@ -13,6 +13,7 @@ import typer
 
 from bitroute.cli.extras import need
 from bitroute.cli.options import examples
+from bitroute.cli.routers import ServingRouterCommand
 from bitroute.errors import ConfigError
 
 app = typer.Typer()  # its commands stand beside those of `cli`
@@ -31,12 +32,13 @@ Since = Annotated[
 
 
 @app.command(
+    cls=ServingRouterCommand,
     epilog=examples(
         "bitroute serve --demo",
         "bitroute serve --high http://127.0.0.1:8000 --low http://127.0.0.1:8001",
         "bitroute serve --high http://127.0.0.1:8000 --low http://127.0.0.1:8001 --router runs/mine/routers/dmr-0 --budget 0.2",
         "bitroute serve --config gateway.toml",
-    )
+    ),
 )
 def serve(
     config: Annotated[Path | None, typer.Option(help="TOML file with settings; the flags below override it.")] = None,

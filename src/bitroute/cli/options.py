@@ -47,9 +47,9 @@ Seed = Annotated[int, typer.Option(help="Seed of the router's random decisions."
 RunPath = Annotated[Path, typer.Argument(help="Directory of a run, made by `bitroute train router` or `bitroute demo`.")]
 
 
-def examples(*lines: str, before: str = "") -> str:
+def examples(*lines: str) -> str:
     """The end of a command's help: text whose lines stay as they are."""
-    return f"{before}\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def use_alfworld_data(alfworld_data: Path | None) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ from bitroute.cli.options import (
     examples,
     use_alfworld_data,
 )
+from bitroute.cli.routers import RouterCommand
 from bitroute.errors import BitrouteError, ConfigError
 
 if TYPE_CHECKING:
@@ -33,29 +34,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-ROUTERS: Final = """\b
-Routers (--router):
-  always:VARIANT            every step at one variant: high, low, or a name such as w2g128-rtn
-  random:SHARE              high with this probability at each step
-  periodic:SHARE            this share of the steps at high, evenly spread
-  first-k:STEPS             the first steps of an episode at high
-  uncertainty:MEASURE[:THRESHOLD]
-                            high where low is unsure of its next action; MEASURE is entropy or margin,
-                            past-entropy or past-margin look at the last action instead, which costs nothing
-  oracle[:THRESHOLD]        high where KL(high || low) of the coming action exceeds the threshold in nats
-  heuristic[:THRESHOLD]     high at signs of trouble (failures, repetition, the goal in sight), weighed by hand, not trained
-  PATH                      a trained router, e.g. runs/router/routers/dmr-0 or runs/router/routers/signals.json
-
-"""
-
 
 @app.command(
+    cls=RouterCommand,
     epilog=examples(
         "bitroute play --router random:0.3 --tasks 64 --show",
         "bitroute play --router runs/router/routers/dmr-0 --split unseen --tasks 500",
         "bitroute play --split official-valid_seen --tasks 140 --alfworld-data ~/alfworld",
-        before=ROUTERS,
-    )
+    ),
 )
 def play(
     router: Annotated[str, typer.Option(help="Who picks the precision of each step: see below.")] = "always:high",
@@ -162,7 +148,6 @@ def _record(
     from bitroute.quantization.scheme import Scheme  # noqa: PLC0415
     from bitroute.rollout.workers import Hosting, workers  # noqa: PLC0415
     from bitroute.routers.registry import build_router  # noqa: PLC0415
-    from bitroute.routers.threshold import ThresholdRouter  # noqa: PLC0415
     from bitroute.store.runs import RunDirectory, digest, directory_for  # noqa: PLC0415
 
     Scheme.parse(low)
@@ -174,9 +159,10 @@ def _record(
     except BitrouteError as error:
         raise type(error)(f"--router {job.router}: {error}") from error
     if job.threshold is not None:
-        if not isinstance(router, ThresholdRouter):
-            raise ConfigError(f"--threshold {job.threshold}: router {job.router} does not score steps, it has no threshold")
-        router.set_thresholds(job.threshold)
+        try:
+            router.with_options(threshold=job.threshold)
+        except ConfigError as error:
+            raise ConfigError(f"--threshold {job.threshold}: {error}") from error
     trained = Path(job.router)
     settings = {
         "model": str(model),

@@ -191,9 +191,10 @@ def _learn(traces: Path, model: Path | None, low: str | None, high: str | None, 
         return
     if model is None or low is None:
         raise ConfigError("--traces needs --model and --low: their steps are labelled with both variants of the model")
+    from bitroute.envs.alfworld.suite import FAILURES  # noqa: PLC0415
     from bitroute.training.recorded import train_recorded  # noqa: PLC0415
 
-    found = train_recorded(traces, model, low, high, out)
+    found = train_recorded(traces, model, low, high, out, FAILURES)
     typer.echo(
         f"{found['steps']} steps of {found['episodes']} episodes labelled; {found['captured']:.0%} of the held-out divergence "
         f"lies in the 30 % of the steps that score highest; routers are in {out / 'routers'}: kl-st and signals.json"

@@ -24,7 +24,15 @@ from scipy.optimize import brentq
 
 from bitroute.cost import CostModel, Rates
 from bitroute.engines.loading import HIGH, identity, quantize
-from bitroute.envs.alfworld.suite import OFFICIAL, calibration_batches, check_tasks, load_player, official_games, task_at
+from bitroute.envs.alfworld.suite import (
+    FAILURES,
+    OFFICIAL,
+    calibration_batches,
+    check_tasks,
+    load_player,
+    official_games,
+    task_at,
+)
 from bitroute.episode import Episode, Task
 from bitroute.errors import ConfigError
 from bitroute.evaluation.evaluate import evaluate
@@ -185,9 +193,11 @@ class Experiment:
 
         def fit_signals() -> dict[str, float]:
             episodes = [e for e in (*first, *second) if e.steps]
-            rows = np.array([features(view, HIGH) for e in episodes for view in views_of(e)])
+            rows = np.array([features(view, HIGH, failures=FAILURES) for e in episodes for view in views_of(e)])
             labels = [s.sensitivity.kl_sum >= best["tau"] for e in episodes for s in e.steps if s.sensitivity]
-            SignalsRouter(fit(rows, labels, self.ladder, self.model)).save(self.path / "routers" / "signals.json")
+            SignalsRouter(fit(rows, labels, self.ladder, self.model, failures=FAILURES)).save(
+                self.path / "routers" / "signals.json"
+            )
             return {"steps": float(len(labels)), "sensitive": mean(labels)}
 
         self.run.once("signals", fit_signals)

@@ -34,13 +34,14 @@ class Heuristic(SignalsRouter):
     def __init__(self, variants: Sequence[str], thresholds: float | Sequence[float] = 0.0) -> None:
         super().__init__(
             SignalsModel(
-                FEATURES,
+                features=FEATURES,
                 mean=(0.0,) * len(FEATURES),
                 scale=(1.0,) * len(FEATURES),
                 weights=tuple(WEIGHTS.get(name, 0.0) for name in FEATURES),
                 bias=BIAS,
                 variants=tuple(variants),
                 model="",
+                failures=(),
             ),
             thresholds,
         )

@@ -1,87 +1,162 @@
-"""Routers by what the command line calls them: `always:high`, `random:0.3`, `uncertainty:entropy`, or a trained router's path.
+"""Routers by what `--router` and a configuration write: a rule with its argument (`always:high`), or a trained router's path.
 
-It knows every router's constructor and file, and nothing of playing or training. Trained routers are imported when one is read:
-the rules work without torch.
+A trained router's file says of which kind it is, for which model and for which variants; the rest of it is its kind's business.
+The registry knows files and what they say of themselves, and nothing of playing or training.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from bitroute.errors import ConfigError, DataError
-from bitroute.routers.heuristic import Heuristic
-from bitroute.routers.oracle import Oracle
+import msgspec
+
+from bitroute.errors import BitrouteError, ConfigError, DataError
+from bitroute.routers.calibrated import calibration_file
+from bitroute.routers.kinds import Kind, find_kind, kinds
 from bitroute.routers.router import Router
-from bitroute.routers.rules import Always, FirstK, Periodic, Random
-from bitroute.routers.signals import SignalsModel, SignalsRouter
-from bitroute.routers.uncertainty import Uncertainty
+from bitroute.routers.threshold import refuse_others
+
+META: Final = "router.json"  # what a trained router that fills a directory says of itself
+KEPT: Final = 8  # routers that `builder` keeps
+
+Signature = tuple[tuple[str, int, int, int], ...]  # of each file: name, modification time in nanoseconds, bytes, inode
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What every trained router's JSON file says, among other fields."""
+
+    model: str  # fingerprint of the language model it was trained for, "" for any
+    variants: tuple[str, ...]  # the ladder it was trained on
+    router: str = "signals"  # the kind's name, which the files of this kind once left out
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """How a router is written (for help and errors), and how it is made from a ladder and the text after its name's colon.
+class Source:
+    """What a specification names: a kind, what it loads, and what the file says where it is a trained router's."""
 
-    `build` raises ValueError when the text does not have the form.
+    kind: Kind
+    text: str
+    header: Header | None = None
+
+    def files(self) -> tuple[Path, ...]:
+        """What is read of a trained router, its calibration last (which need not exist); none for a rule."""
+        if self.header is None:
+            return ()
+        path = Path(self.text)
+        own = tuple(path / name for name in self.kind.files) if path.is_dir() else (path,)
+        return (*own, calibration_file(path))
+
+
+def find_source(spec: str) -> Source:
+    """What `spec` names: a rule with its argument, or else the path of a trained router (write `./random` for a path that reads
+    like a rule).
+
+    Raises ConfigError for an unknown name, DataError for a path that is missing or holds no trained router.
     """
+    kind, path = _named(spec), Path(spec)
+    if kind is not None and not kind.trained:
+        return Source(kind, spec.partition(":")[2])
+    if spec and path.exists():
+        header = read_header(path)
+        try:
+            return Source(find_kind(header.router), spec, header)
+        except KeyError:
+            names = ", ".join(k.name for k in kinds() if k.trained)
+            raise DataError(
+                f"{_meta(path)}: a router of the kind {header.router!r}, which is not installed; there are {names}"
+            ) from None
+    if path.parent != Path() or path.suffix:
+        raise DataError(f"router {spec}: no such file or directory")
+    if kind is not None:
+        raise ConfigError(f"router {spec!r}: it is trained; give the path of one ({kind.form})")
+    rules = ", ".join(k.name for k in kinds() if not k.trained)
+    raise ConfigError(f"unknown router {spec!r}; want a trained router's path or one of {rules}")
 
-    form: str
-    build: Callable[[Sequence[str], str], Router]
 
-
-def _always(variants: Sequence[str], argument: str) -> Router:
-    ends = {"low": variants[0], "high": variants[-1]}
-    return Always(variants, argument if argument in variants else ends.get(argument, argument))
-
-
-def _uncertainty(variants: Sequence[str], argument: str) -> Router:
-    measure, _, threshold = argument.partition(":")
-    value = float(threshold or 0)
-    match measure.removeprefix("past-"):
-        case "entropy" | "margin" as known:
-            return Uncertainty(variants, value, measure=known, probe=not measure.startswith("past-"))
-        case _:
-            raise ValueError(measure)
-
-
-REGISTRY: Final[dict[str, Entry]] = {
-    "always": Entry("always:VARIANT (or always:high, always:low)", _always),
-    "random": Entry("random:SHARE", lambda variants, text: Random(variants, float(text))),
-    "periodic": Entry("periodic:SHARE", lambda variants, text: Periodic(variants, float(text))),
-    "first-k": Entry("first-k:STEPS", lambda variants, text: FirstK(variants, int(text))),
-    "uncertainty": Entry("uncertainty:[past-]entropy|[past-]margin[:THRESHOLD]", _uncertainty),
-    "oracle": Entry("oracle[:THRESHOLD]", lambda variants, text: Oracle(variants, float(text or 0))),
-    "heuristic": Entry("heuristic[:THRESHOLD]", lambda variants, text: Heuristic(variants, float(text or 0))),
-}
+def read_header(path: Path) -> Header:
+    """What a trained router's file says of itself. Raises DataError naming it when it is none."""
+    meta = _meta(path)
+    try:
+        return msgspec.json.decode(meta.read_bytes(), type=Header)
+    except OSError as error:
+        raise DataError(f"{path}: holds no trained router ({meta.name}: {error.strerror})") from error
+    except (msgspec.MsgspecError, ValueError) as error:  # ValueError: bytes that are not UTF-8
+        raise DataError(f"{meta}: not a trained router ({error})") from error
 
 
 def build_router(spec: str, variants: Sequence[str], model: str) -> Router:
-    """The router that `spec` names, over the ladder `variants` of the language model with fingerprint `model`.
+    """The router that `spec` names (see `find_source`), over the ladder `variants` of the language model with fingerprint
+    `model`.
 
-    A name of `REGISTRY` with its argument, or else the path of a trained router: the directory that an encoder was saved to, or
-    the file of a fitted signals router (write `./random` for a path that reads like a name). Raises ConfigError for an unknown
-    name or a malformed argument, DataError for a path that is missing, damaged, or holds a router of another model or other
-    variants, CapabilityError for an unknown variant.
+    Raises ConfigError for an unknown name or a malformed argument, DataError for a path that is missing, damaged, or holds a
+    router of another model or other variants, CapabilityError for an unknown variant.
     """
-    name, _, argument = spec.partition(":")
-    if name not in REGISTRY:
-        path = Path(spec)
-        if spec and path.exists():
-            return _load(path, variants, model)
-        if path.parent != Path() or path.suffix:
-            raise DataError(f"router {spec}: no such file or directory")
-        raise ConfigError(f"unknown router {spec!r}; want a trained router's path or one of {', '.join(REGISTRY)}")
+    source = find_source(spec)
+    if source.header is not None:
+        header = source.header
+        refuse_others(_meta(Path(spec)), trained_for=header.model, model=model, ladder=header.variants, variants=variants)
+    return load(source, variants)
+
+
+def load(source: Source, variants: Sequence[str]) -> Router:
+    """The router of a source, over `variants`; one that was trained on as many others takes them by position. Raises as
+    `build_router` does.
+    """
+    kind = source.kind
     try:
-        return REGISTRY[name].build(variants, argument)
-    except ValueError as error:
-        raise ConfigError(f"router {spec!r}: write it as {REGISTRY[name].form}") from error
+        return kind.load(source.text, tuple(variants))
+    except (BitrouteError, ImportError):
+        raise
+    except Exception as error:  # whatever a damaged file makes a kind's reader raise
+        if kind.trained:
+            problem = " ".join(str(error).split())
+            raise DataError(f"{source.text}: not a readable {kind.name} router ({type(error).__name__}: {problem})") from error
+        if not isinstance(error, ValueError):
+            raise
+        spec = f"{kind.name}:{source.text}" if source.text else kind.name
+        raise ConfigError(f"router {spec!r}: write it as {kind.form} ({error})") from error
 
 
-def _load(path: Path, variants: Sequence[str], model: str) -> Router:
-    if path.is_dir():
-        from bitroute.routers.encoder.router import load_encoder  # noqa: PLC0415  (torch is an extra)
+def builder(variants: Sequence[str], model: str) -> Callable[[str], Router]:
+    """`build_router` for one ladder and model that builds a router once, and anew when a file behind it has changed."""
 
-        return load_encoder(path, model=model, variants=variants)
-    return SignalsRouter(SignalsModel.load(path, model=model, variants=variants))
+    @lru_cache(maxsize=KEPT)
+    def build(spec: str, files: Signature) -> Router:
+        return build_router(spec, variants, model)
+
+    return lambda spec: build(spec, signature(spec))
+
+
+def signature(spec: str) -> Signature:
+    """What changes when a file behind `spec` does, without reading it; empty for a rule and where nothing is."""
+    kind, path = _named(spec), Path(spec)
+    if not spec or (kind is not None and not kind.trained) or not path.exists():
+        return ()
+    files = sorted(path.iterdir()) if path.is_dir() else [path, calibration_file(path)]
+    found = []
+    for file in files:
+        with contextlib.suppress(OSError):  # renamed at this moment
+            stat = file.stat()
+            if not file.name.startswith("."):  # what is being written
+                found.append((file.name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return tuple(found)
+
+
+def _named(spec: str) -> Kind | None:
+    """The kind whose name `spec` begins with, None where that is no kind's name."""
+    name = spec.partition(":")[0]
+    if "/" in name or "." in name:  # a path: no need to ask other packages
+        return None
+    try:
+        return find_kind(name)
+    except KeyError:
+        return None
+
+
+def _meta(path: Path) -> Path:
+    return path / META if path.is_dir() else path

@@ -1,4 +1,6 @@
-"""Rules that look at nothing but the step's number: the baselines that cost no thought."""
+"""Rules that need no training: those that look at nothing but the step's number, and one that sees repetition. They know no
+model and no environment: the baselines that cost no thought.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from fractions import Fraction
 
 from bitroute.episode import Decision, View
 from bitroute.errors import CapabilityError, ConfigError
-from bitroute.routers.router import Probe, draw
+from bitroute.routers.router import Reads, Router, draw
 
 
 def share(value: float) -> float:
@@ -18,35 +20,33 @@ def share(value: float) -> float:
     return value
 
 
-class Always:
+class Always(Router):
     """Every step at `variant`: the all-high and all-low references, or any rung between."""
 
-    probes: frozenset[Probe] = frozenset()
+    reads = Reads.NOTHING
 
     def __init__(self, variants: Sequence[str], variant: str) -> None:
         if variant not in variants:
             raise CapabilityError(f"unknown variant {variant!r}; there are {', '.join(variants)}")
         self.variants, self.variant, self.name = tuple(variants), variant, f"always({variant})"
 
-    def begin(self, seed: int) -> None:
-        """No state."""
-
-    def decide(self, views: Sequence[View], states: Sequence[None]) -> list[Decision]:
+    def decide(self, views: Sequence[View], states: Sequence[int]) -> list[Decision]:
         """The same for all."""
         return [Decision(self.variant, reason="always") for _ in views]
 
 
-class Random:
+class Random(Router):
     """High with probability `p`, independently at each step; seeded by the episode."""
 
-    probes: frozenset[Probe] = frozenset()
+    reads = Reads.NOTHING
 
     def __init__(self, variants: Sequence[str], p: float) -> None:
         self.variants, self.p, self.name = tuple(variants), share(p), f"random({p:g})"
 
-    def begin(self, seed: int) -> int:
-        """The episode's seed."""
-        return seed
+    @property
+    def draws(self) -> bool:
+        """Always."""
+        return True
 
     def decide(self, views: Sequence[View], states: Sequence[int]) -> list[Decision]:
         """One draw a step."""
@@ -54,10 +54,10 @@ class Random:
         return [Decision(self.variants[-1 if h else 0], reason="random", propensity=self.p if h else 1 - self.p) for h in high]
 
 
-class Periodic:
+class Periodic(Router):
     """A share `p` of the steps at high, spread evenly: step t is high when the running total p * t passes a whole number."""
 
-    probes: frozenset[Probe] = frozenset()
+    reads = Reads.NOTHING
 
     def __init__(self, variants: Sequence[str], p: float) -> None:
         self.variants, self.p, self.name = tuple(variants), Fraction(share(p)).limit_denominator(1000), f"periodic({p:g})"
@@ -76,19 +76,40 @@ class Periodic:
         return decisions
 
 
-class FirstK:
+class FirstK(Router):
     """The first `k` steps of an episode at high, the rest at low."""
 
-    probes: frozenset[Probe] = frozenset()
+    reads = Reads.NOTHING
 
     def __init__(self, variants: Sequence[str], k: int) -> None:
         if k < 0:
             raise ConfigError(f"k {k} is negative")
         self.variants, self.k, self.name = tuple(variants), k, f"first-k({k})"
 
-    def begin(self, seed: int) -> None:
-        """No state."""
-
-    def decide(self, views: Sequence[View], states: Sequence[None]) -> list[Decision]:
+    def decide(self, views: Sequence[View], states: Sequence[int]) -> list[Decision]:
         """By the number of steps played so far."""
         return [Decision(self.variants[-1 if len(v.actions) < self.k else 0], reason="first-k") for v in views]
+
+
+class Repetition(Router):
+    """High when the newest message was seen before in the episode, and for `dwell` steps after: an agent in a circle."""
+
+    def __init__(self, variants: Sequence[str], dwell: int = 0) -> None:
+        if dwell < 0:
+            raise ConfigError(f"dwell {dwell} is negative")
+        self.variants, self.dwell = tuple(variants), dwell
+        self.name = f"repetition({dwell})" if dwell else "repetition"
+
+    def decide(self, views: Sequence[View], states: Sequence[int]) -> list[Decision]:
+        """By the texts of the messages alone."""
+        return [Decision(self.variants[-1 if self._repeated(v.messages) else 0], reason="repetition") for v in views]
+
+    def _repeated(self, messages: Sequence[str]) -> bool:
+        """Whether one of the newest `dwell` + 1 messages was seen before it."""
+        first = max(0, len(messages) - self.dwell - 1)
+        seen = set(messages[:first])
+        for message in messages[first:]:
+            if message in seen:
+                return True
+            seen.add(message)
+        return False

@@ -1,7 +1,8 @@
 """A logistic regression over cheap features of the trajectory: no network, no tokenizer, well under a millisecond a decision.
 
-The features know chat text in general (repetition, failure, new words, overlap with the newest message's last line, where
-agents put their goal), and what past generations revealed; nothing of a particular environment.
+The features know chat text in general (repetition, failure, new words, overlap with the goal), and what past generations
+revealed; nothing of a particular environment. By which phrases an environment refuses an action is told them, and the goal is a
+line that the agent is reminded of: the last one of every message, the opening's included.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
@@ -19,6 +20,7 @@ from scipy.optimize import minimize
 
 from bitroute.episode import View
 from bitroute.errors import ConfigError, DataError
+from bitroute.routers.router import Reads
 from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others
 from bitroute.store.files import write_atomic
 
@@ -42,7 +44,8 @@ FEATURES: Final = (
     "last log-probability",
     "mean entropy",
 )
-_FAILED: Final = ("nothing happens", "error", "invalid", "cannot", "can't", "unknown", "failed")
+FAILED: Final = ("error", "invalid", "cannot", "can't", "unknown", "failed")  # in any environment
+_ONCE: Final = ("nothing happens",)  # what files that do not name their phrases were fitted with
 _WORD: Final = re.compile(r"\w+")
 READ: Final = 100_000  # characters of a message that are read, its last ones: no message may take seconds
 _WORD_BYTES: Final = 120  # of one word in a set: a short string, and its part of a table two thirds empty
@@ -77,19 +80,16 @@ class FeatureState:
         return self._words
 
 
-def features(view: View, high: str, trail: FeatureState | None = None) -> Floats:
+def features(view: View, high: str, state: FeatureState | None = None, failures: Sequence[str] = ()) -> Floats:
     """The features of the coming step, [len(FEATURES)]; unknown log-probabilities count as certainty.
 
-    `trail` is the episode's, if one is kept; the values are the same without.
+    `state` is the episode's, if one is kept; the values are the same without. `failures` are phrases, in lower case, that say
+    of an action that it failed, besides `FAILED`.
     """
-    body, _, goal = view.messages[-1][-READ:].rpartition("\n")
-    if not body:
-        body, goal = goal, ""  # a message of one line states no goal of its own
-    elif not view.actions:
-        body = body.rpartition("\n")[0] or body  # an opening repeats the goal in its own words
+    body, goal = _parts(view)
     words, goal_words = _words(body), _words(goal)
     plain = body.lower()
-    earlier = (trail or FeatureState()).earlier(view.messages)
+    earlier = (state or FeatureState()).earlier(view.messages)
     step = len(view.actions)
     last = view.signals[-1] if view.signals else None
     entropies = [sum(s.entropy) for s in view.signals if s is not None]
@@ -99,7 +99,7 @@ def features(view: View, high: str, trail: FeatureState | None = None) -> Floats
             math.log1p(step),
             len(words) / 50,
             view.messages[-1] in view.messages[:-1],
-            any(sign in plain for sign in _FAILED),
+            any(phrase in plain for phrase in (*FAILED, *failures)),
             len([w for w in words if w not in earlier]) / max(1, len(words)),
             bool(goal_words) and goal_words[-1] in words,
             len([w for w in goal_words if w in words]) / max(1, len(goal_words)),
@@ -116,6 +116,24 @@ def features(view: View, high: str, trail: FeatureState | None = None) -> Floats
     )
 
 
+def _parts(view: View) -> tuple[str, str]:
+    """The newest message without its goal, and the goal: "" where it states none.
+
+    The goal is the last line of several, where the opening ends with the same line: a reminder. What merely stands last in a
+    message is no goal.
+    """
+    newest = view.messages[-1][-READ:]
+    body, _, goal = newest.rpartition("\n")
+    if not body:
+        return newest, ""  # one line states no goal of its own
+    if not view.actions:
+        return body.rpartition("\n")[0] or body, goal  # an opening repeats the goal in its own words
+    opening = view.messages[0]
+    if opening == goal or opening.endswith("\n" + goal):
+        return body, goal
+    return newest, ""
+
+
 class SignalsModel(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A fitted regression: score = bias + weights . (features - mean) / scale."""
 
@@ -127,17 +145,16 @@ class SignalsModel(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     variants: tuple[str, ...]
     model: str  # fingerprint of the language model whose steps it was fitted on
     thresholds: tuple[float, ...] | None = None  # calibrated ones, if any; else 0
+    failures: tuple[str, ...] = _ONCE  # the environment's phrases that its features count as a failure
+    router: Literal["signals"] = "signals"
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
         write_atomic(path, msgspec.json.format(msgspec.json.encode(self), indent=2))
 
     @classmethod
-    def load(cls, path: Path, *, model: str, variants: Sequence[str]) -> SignalsModel:
-        """Read what `save` wrote, for the language model with fingerprint `model` and its ladder `variants`.
-
-        Raises DataError naming the file when it is missing or damaged, or was fitted for another model or other variants.
-        """
+    def load(cls, path: Path) -> SignalsModel:
+        """Read what `save` wrote. Raises DataError naming the file when it is missing or damaged."""
         try:
             fitted = msgspec.json.decode(path.read_bytes(), type=cls)
         except (OSError, msgspec.MsgspecError) as error:
@@ -146,12 +163,20 @@ class SignalsModel(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             raise DataError(f"{path}: was fitted on other features; train it again")
         if len(FEATURES) != len(fitted.mean) or len(FEATURES) != len(fitted.scale) or len(FEATURES) != len(fitted.weights):
             raise DataError(f"{path}: does not hold one number per feature; train it again")
-        refuse_others(path, trained_for=fitted.model, model=model, ladder=fitted.variants, variants=variants)
         return fitted
 
 
-def fit(rows: Floats, labels: npt.ArrayLike, variants: Sequence[str], model: str, ridge: float = 1e-3) -> SignalsModel:
-    """Class-weighted logistic regression of `labels` (0 or 1) on `rows` [n, len(FEATURES)], with an L2 penalty `ridge`.
+def fit(
+    rows: Floats,
+    labels: npt.ArrayLike,
+    variants: Sequence[str],
+    model: str,
+    *,
+    failures: Sequence[str] = (),
+    ridge: float = 1e-3,
+) -> SignalsModel:
+    """Class-weighted logistic regression of `labels` (0 or 1) on `rows` [n, len(FEATURES)], which were computed with the
+    phrases `failures`, with an L2 penalty `ridge`.
 
     Raises ConfigError when the labels are all alike.
     """
@@ -173,13 +198,14 @@ def fit(rows: Floats, labels: npt.ArrayLike, variants: Sequence[str], model: str
 
     theta = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B").x
     return SignalsModel(
-        FEATURES,
-        tuple(mean.tolist()),
-        tuple(scale.tolist()),
-        tuple(theta[:-1].tolist()),
-        float(theta[-1]),
-        tuple(variants),
-        model,
+        features=FEATURES,
+        mean=tuple(mean.tolist()),
+        scale=tuple(scale.tolist()),
+        weights=tuple(theta[:-1].tolist()),
+        bias=float(theta[-1]),
+        variants=tuple(variants),
+        model=model,
+        failures=tuple(failures),
     )
 
 
@@ -187,13 +213,14 @@ class SignalsRouter(ThresholdRouter):
     """The fitted regression as a router; its score is the logit of the step being sensitive."""
 
     name = "signals"
+    reads = Reads.FEATURES
 
     def __init__(
         self, fitted: SignalsModel, thresholds: float | Sequence[float] | None = None, *, sample: bool = False
     ) -> None:
         """`thresholds` None takes the ones that the fitted model was saved with."""
         super().__init__(fitted.variants, (fitted.thresholds or 0.0) if thresholds is None else thresholds, sample=sample)
-        self.fitted = fitted
+        self.fitted, self.failures = fitted, fitted.failures
         self._weights = np.array(fitted.weights) / np.array(fitted.scale)
         self._bias = fitted.bias - float(self._weights @ np.array(fitted.mean))
 
@@ -202,13 +229,30 @@ class SignalsRouter(ThresholdRouter):
         return FeatureState()
 
     def scores(self, views: Sequence[View], states: Sequence[Scored]) -> list[float]:
-        """Logits."""
-        return [self.score(features(view, self.variants[-1], state.memory)) for view, state in zip(views, states, strict=True)]
+        """Logits; of a view that brings its features, from these."""
+        return [self.score(self._row(view, state)) for view, state in zip(views, states, strict=True)]
 
-    def score(self, row: Floats) -> float:
+    def score(self, row: npt.ArrayLike) -> float:
         """The logit of one step from its features, [len(FEATURES)]."""
-        return float(row @ self._weights) + self._bias
+        return float(np.asarray(row) @ self._weights) + self._bias
+
+    def _row(self, view: View, state: Scored) -> npt.ArrayLike:
+        if view.features is not None:
+            return view.features
+        return features(view, self.variants[-1], state.memory, self.failures)
 
     def save(self, path: Path) -> None:
         """Write the fitted model with the present thresholds."""
         msgspec.structs.replace(self.fitted, thresholds=self.thresholds).save(path)
+
+
+def load_signals(path: Path, *, variants: Sequence[str], model: str | None = None) -> SignalsRouter:
+    """Read what `save` wrote, over `variants` in the place of those that it was fitted for, by position.
+
+    With the fingerprint `model` of a language model it must have been fitted for that one and for just these variants. Raises
+    DataError when the file is missing or damaged, or the router is another one's.
+    """
+    fitted = SignalsModel.load(path)
+    if model is not None:
+        refuse_others(path, trained_for=fitted.model, model=model, ladder=fitted.variants, variants=variants)
+    return SignalsRouter(msgspec.structs.replace(fitted, variants=tuple(variants)))

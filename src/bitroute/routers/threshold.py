@@ -8,16 +8,19 @@ every K.
 
 from __future__ import annotations
 
+import copy
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Self
 
 from bitroute.episode import Decision, View
 from bitroute.errors import ConfigError, DataError
-from bitroute.routers.router import Probe, draw
+from bitroute.routers.router import Router, draw
+
+_LEAST: Final = 256  # bytes of a state whose memory is nothing, or does not tell
 
 
 @dataclass(slots=True)
@@ -30,41 +33,53 @@ class Scored:
     @property
     def nbytes(self) -> int:
         """About what the scorer's memory takes."""
-        return 0 if self.memory is None else int(self.memory.nbytes)
+        return int(getattr(self.memory, "nbytes", _LEAST))
 
 
-class ThresholdRouter(ABC):
+class ThresholdRouter(Router):
     """Base class: a subclass says how to score (`scores`) and what to remember (`remember`)."""
 
     name = "threshold"
-    probes: frozenset[Probe] = frozenset()
 
     def __init__(self, variants: Sequence[str], thresholds: float | Sequence[float] = 0.0, *, sample: bool = False) -> None:
+        """Raises ConfigError for less than two variants and for thresholds that are not one number for all rungs, or an
+        ascending one per rung above the lowest.
+        """
         if len(variants) < 2:
             raise ConfigError("a router needs at least two variants to choose from")
         self.variants = tuple(variants)
-        self.sample = sample
-        self.thresholds: tuple[float, ...] = ()
-        self.set_thresholds(thresholds)
+        self._thresholds = _ascending(thresholds, self.variants)
+        self._sample = sample
 
-    def set_thresholds(self, thresholds: float | Sequence[float]) -> None:
-        """One number for all rungs, or an ascending one per rung above the lowest."""
-        rungs = len(self.variants) - 1
-        values = (float(thresholds),) * rungs if isinstance(thresholds, int | float) else tuple(map(float, thresholds))
-        if len(values) != rungs or any(math.isnan(v) for v in values) or list(values) != sorted(values):
-            raise ConfigError(f"thresholds {values}: want {rungs} ascending numbers for {len(self.variants)} variants")
-        self.thresholds = values
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """One per rung above the lowest, ascending."""
+        return self._thresholds
+
+    @property
+    def draws(self) -> bool:
+        """Whether it samples."""
+        return self._sample
+
+    def with_options(self, *, threshold: float | Sequence[float] | None = None, sample: bool | None = None) -> Self:
+        """A copy that shares everything but its thresholds and whether it samples."""
+        other = copy.copy(self)
+        if threshold is not None:
+            other._thresholds = _ascending(threshold, self.variants)
+        if sample is not None:
+            other._sample = sample
+        return other
 
     def begin(self, seed: int) -> Scored:
         """A fresh state."""
         return Scored(seed, self.remember())
 
     def branch(self, state: Scored, seed: int) -> Scored:
-        """The state of an episode that begins with what another one read; `state` stays as it is. By default a fresh one."""
+        """By default a fresh state."""
         return self.begin(seed)
 
     def remember(self) -> Any:
-        """What the scorer keeps for one episode; nothing by default."""
+        """What the scorer keeps for one episode; nothing by default. Something large tells its size in bytes as `nbytes`."""
         return None
 
     @abstractmethod
@@ -72,23 +87,34 @@ class ThresholdRouter(ABC):
         """One score per view."""
 
     def decide(self, views: Sequence[View], states: Sequence[Scored]) -> list[Decision]:
-        """Scores against thresholds, or draws from the ordered logit model when `sample` is on."""
+        """Scores against thresholds, or draws from the ordered logit model when it samples."""
         scores = self.scores(views, states)
         return [
-            self.settle(score, self.thresholds, state.seed, len(view.actions))
+            settle(self, score, self._thresholds, state.seed, len(view.actions))
             for view, score, state in zip(views, scores, states, strict=True)
         ]
 
-    def settle(self, score: float, thresholds: Sequence[float], seed: int, step: int) -> Decision:
-        """What `score` means against `thresholds` (ascending, one per rung above the lowest) at `step` of an episode."""
-        if self.sample:
-            at_least = [1.0, *(sigmoid(score - t) for t in thresholds), 0.0]
-            chance = draw(seed, step)
-            rung = sum(chance < p for p in at_least) - 1
-            propensity = at_least[rung] - at_least[rung + 1]
-        else:
-            rung, propensity = sum(score > t for t in thresholds), 1.0
-        return Decision(self.variants[rung], score, self.name, propensity)
+
+def settle(router: Router, score: float, thresholds: Sequence[float], seed: int, step: int) -> Decision:
+    """What a router's `score` means against `thresholds` (ascending, one per rung above the lowest) at `step` of the episode
+    with `seed`: whoever moves thresholds from step to step need not score again.
+    """
+    if router.draws:
+        at_least = [1.0, *(sigmoid(score - t) for t in thresholds), 0.0]
+        chance = draw(seed, step)
+        rung = sum(chance < p for p in at_least) - 1
+        propensity = at_least[rung] - at_least[rung + 1]
+    else:
+        rung, propensity = sum(score > t for t in thresholds), 1.0
+    return Decision(router.variants[rung], score, router.name, propensity)
+
+
+def _ascending(thresholds: float | Sequence[float], variants: Sequence[str]) -> tuple[float, ...]:
+    rungs = len(variants) - 1
+    values = (float(thresholds),) * rungs if isinstance(thresholds, int | float) else tuple(map(float, thresholds))
+    if len(values) != rungs or any(math.isnan(v) for v in values) or list(values) != sorted(values):
+        raise ConfigError(f"thresholds {values}: want {rungs} ascending numbers for {len(variants)} variants")
+    return values
 
 
 def refuse_others(path: Path, *, trained_for: str, model: str, ladder: Sequence[str], variants: Sequence[str]) -> None:

@@ -73,7 +73,14 @@ def fit_effect(rows: Sequence[FeatureRow], ridge: float = 1e-3) -> SignalsModel:
     surprise = served - np.where(served > 0, chance, 1 - chance)
     theta = _solve(surprise[:, None] * z, y - expected, ridge * float(np.mean(surprise**2)))
     return SignalsModel(
-        FEATURES, tuple(mean.tolist()), tuple(scale.tolist()), tuple(theta[:-1].tolist()), float(theta[-1]), rows[0].ladder, ""
+        features=FEATURES,
+        mean=tuple(mean.tolist()),
+        scale=tuple(scale.tolist()),
+        weights=tuple(theta[:-1].tolist()),
+        bias=float(theta[-1]),
+        variants=rows[0].ladder,
+        model="",
+        failures=(),  # as the gateway computes features where no router brings phrases of its own
     )
 
 

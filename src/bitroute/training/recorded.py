@@ -30,6 +30,7 @@ from bitroute.routers.calibrated import Calibrated, save_calibration
 from bitroute.routers.encoder.dataset import Reader, Trajectory, read_episode
 from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
 from bitroute.routers.encoder.router import EncoderRouter
+from bitroute.routers.router import SavedRouter
 from bitroute.routers.signals import Floats, SignalsRouter, features, fit
 from bitroute.routers.views import views_of
 from bitroute.store.runs import RunDirectory, digest
@@ -106,9 +107,9 @@ class TrainingSet:
     divergences: Floats
 
 
-def lessons(reader: Reader, episodes: Sequence[Episode], high: str) -> TrainingSet:
+def lessons(reader: Reader, episodes: Sequence[Episode], high: str, failures: Sequence[str] = ()) -> TrainingSet:
     """Steps that were met before with the very same history (a branch's beginning, an opening played again) are read, not
-    learned from again.
+    learned from again. `failures` are the environment's phrases that features count as a failure.
     """
     seen: set[bytes] = set()
     found: list[LabelledTrajectory] = []
@@ -124,7 +125,7 @@ def lessons(reader: Reader, episodes: Sequence[Episode], high: str) -> TrainingS
         if kept:
             divergences = [s.sensitivity.kl_sum for s in episode.steps if s.sensitivity]
             found.append(LabelledTrajectory(_only(read_episode(reader, episode, high), kept), [divergences[t] for t in kept]))
-            rows += [features(view, high) for t, view in enumerate(views_of(episode)) if fresh[t]]
+            rows += [features(view, high, failures=failures) for t, view in enumerate(views_of(episode)) if fresh[t]]
     return TrainingSet(found, np.array(rows), np.array([d for row in found for d in row.divergences]))
 
 
@@ -157,8 +158,11 @@ def split(episodes: Sequence[Episode]) -> tuple[list[Episode], list[Episode]]:
     return parts
 
 
-def train_recorded(traces: Path, model: Path, low: str, high: str | None, out: Path) -> dict[str, Any]:
-    """Label the traces and train both learned routers into `out`; what was found, as numbers.
+def train_recorded(
+    traces: Path, model: Path, low: str, high: str | None, out: Path, failures: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Label the traces and train both learned routers into `out`; what was found, as numbers. `failures` are phrases by which
+    the environment refuses an action.
 
     A run that was stopped goes on with the next episode. Raises DataError for unreadable traces or too few of them, ConfigError
     where it does not show which variant of the traces is the high one.
@@ -178,7 +182,7 @@ def train_recorded(traces: Path, model: Path, low: str, high: str | None, out: P
         quantize(model, low, out / "variants", calibration)
         engine = host(model, (low,), out / "variants", end_token=tokenizer.end)
         labelled = label_all(engine, agent, episodes, top, out / "traces" / "labels.jsonl")
-        return run.once("metrics", lambda: train(labelled, tokenizer, top, (low, HIGH), name, out / "routers"))
+        return run.once("metrics", lambda: train(labelled, tokenizer, top, (low, HIGH), name, out / "routers", failures))
 
 
 def high_of(episodes: Sequence[Episode], given: str | None) -> str:
@@ -218,6 +222,7 @@ def train(
     ladder: Sequence[str],
     model: str,
     out: Path,
+    failures: Sequence[str] = (),
     quantiles: Sequence[float] = QUANTILES,
 ) -> dict[str, Any]:
     """Both routers from labelled episodes: out/kl-st (the encoder) and out/signals.json, each with a calibration.
@@ -227,7 +232,7 @@ def train(
     """
     reader = Reader(tokenizer)
     first, second = split(episodes)
-    data, held = lessons(reader, first, high), lessons(reader, second, high)
+    data, held = (lessons(reader, part, high, failures) for part in (first, second))
     told = all(step.signals is not None for e in episodes for step in e.steps)
     best: tuple[float, float, EncoderNetwork] | None = None
     candidates = {float(np.quantile(data.divergences, q)) for q in quantiles}
@@ -244,15 +249,14 @@ def train(
     scores = predict(network, held.labelled)
     encoder = EncoderRouter(network, tokenizer, ladder, float(np.quantile(scores, 1 - BUDGET)), model=model)
     _keep(encoder, out / "kl-st", scores)
-    regression = SignalsRouter(fit(data.rows, data.divergences >= tau, ladder, model))
+    regression = SignalsRouter(fit(data.rows, data.divergences >= tau, ladder, model, failures=failures))
     logits = np.array([regression.score(row) for row in held.rows])
-    regression.set_thresholds(float(np.quantile(logits, 1 - BUDGET)))
-    _keep(regression, out / "signals.json", logits)
+    _keep(regression.with_options(threshold=float(np.quantile(logits, 1 - BUDGET))), out / "signals.json", logits)
     steps = len(data.divergences) + len(held.divergences)
     return {"episodes": len(episodes), "steps": steps, "tau": tau, "captured": captured, "signals": told}
 
 
-def _keep(router: EncoderRouter | SignalsRouter, path: Path, scores: Floats) -> None:
+def _keep(router: SavedRouter, path: Path, scores: Floats) -> None:
     """Save a router with the thresholds that spend each budget on the scores of held-out steps."""
     router.save(path)
     rows = []

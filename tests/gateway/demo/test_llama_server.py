@@ -235,10 +235,9 @@ def season(demo: GatewayConfig, tmp_path_factory: pytest.TempPathFactory) -> Sea
 def offline() -> EncoderRouter:
     """The trained router outside of any gateway, at its calibrated threshold, with the gateway's names for its rungs."""
     meta = json.loads((TRAINED / "router.json").read_text())
-    router = load_encoder(TRAINED, model=meta["model"], variants=meta["variants"])
-    router.variants = ("low", "high")
-    router.set_thresholds(threshold_for(load_calibration(TRAINED), BUDGET))
-    return router
+    load_encoder(TRAINED, model=meta["model"], variants=meta["variants"])  # it is who it says it is
+    router = load_encoder(TRAINED, variants=("low", "high"))
+    return router.with_options(threshold=threshold_for(load_calibration(TRAINED), BUDGET))
 
 
 def views(episode: Played) -> list[View]:

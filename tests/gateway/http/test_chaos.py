@@ -31,6 +31,7 @@ from bitroute.gateway.records.tables import episodes, open_database, steps
 from bitroute.gateway.routing import policy, scoring
 from bitroute.gateway.routing.loading import Loaded
 from bitroute.gateway.sessions import redis_store, sessions
+from bitroute.routers.router import RouterCost
 from bitroute.routers.threshold import Scored, ThresholdRouter
 from support.gateway import Running, events, gateway_config, running
 from support.upstream import PATIENCE, Flag, ScriptedUpstream, Seen, answer, choose, chunk, slow, stream, until
@@ -354,6 +355,7 @@ class Failing(ThresholdRouter):
     """A slow router whose thread raises, or never comes back until the gate opens."""
 
     name = "failing"
+    cost = RouterCost.THREAD
 
     def __init__(self, gate: threading.Event | None) -> None:
         super().__init__(("low", "high"))
@@ -372,7 +374,7 @@ def test_a_router_that_breaks_falls_to_high_and_is_counted(
 ) -> None:
     gate = threading.Event() if hangs else None
     router = Failing(gate)
-    loaded = Loaded("failing", "1", lambda _: router, follows=True, slow=True)
+    loaded = Loaded("failing", "1", lambda _: router, follows=True)
     monkeypatch.setattr(policy, "load_router", lambda *_: loaded)
     monkeypatch.setattr(scoring, "FAREWELL", 0.05)
     low, high, config = scripted(tmp_path, routing={"router": "heuristic", "timeout": 0.02 if hangs else PATIENCE})

@@ -11,9 +11,11 @@ import pytest
 
 from bitroute.episode import View
 from bitroute.errors import BitrouteError, CapabilityError, ConfigError, DataError
-from bitroute.gateway.routing.loading import load_router, router_files, signature
+from bitroute.gateway.routing.loading import load_router
 from bitroute.routers.calibrated import Calibrated, save_calibration
-from bitroute.routers.signals import SignalsModel, SignalsRouter
+from bitroute.routers.registry import signature
+from bitroute.routers.router import RouterCost
+from bitroute.routers.signals import load_signals
 from support.routing import save_encoder, save_signals
 
 PAIR, TRIO = ("w4", "bf16"), ("w4", "w8", "bf16")
@@ -25,16 +27,18 @@ PAIR, TRIO = ("w4", "bf16"), ("w4", "w8", "bf16")
         ("always:high", "always(bf16)", False),
         ("random:0.5", "random(0.5)", False),
         ("first-k:3", "first-k(3)", False),
+        ("repetition", "repetition", False),
         ("heuristic", "heuristic", True),
         ("uncertainty:past-entropy", "uncertainty(entropy, past)", True),
     ],
 )
 def test_a_rule_is_built_over_the_ladder(spec: str, name: str, follows: bool) -> None:
     loaded = load_router(spec, TRIO)
-    assert (loaded.name, loaded.follows, loaded.slow, loaded.calibration) == (name, follows, False, ())
+    assert (loaded.name, loaded.follows, loaded.calibration) == (name, follows, ())
+    assert loaded.at(0.3).cost is RouterCost.INLINE
     assert loaded.at(0.3) is loaded.at(0.7) and loaded.at(0.3).variants == TRIO
     assert loaded.policy == f"{name}@{load_router(spec, PAIR).version}" and len(loaded.version) == 8
-    assert not router_files(spec) and not signature(spec)
+    assert not signature(spec)
 
 
 @pytest.mark.parametrize("rule", ["random", "periodic"])
@@ -50,7 +54,7 @@ def test_a_fitted_router_decides_over_our_names_by_rung(tmp_path: Path, caplog: 
     with caplog.at_level(logging.INFO):
         loaded = load_router(str(path), TRIO)
     assert "2bit -> w4, 4bit -> w8, full -> bf16" in caplog.text
-    ours, router = loaded.at(0.3), SignalsRouter(SignalsModel.load(path, model="toy-model", variants=theirs))
+    ours, router = loaded.at(0.3), load_signals(path, model="toy-model", variants=theirs)
     names = dict(zip(TRIO, theirs, strict=True))
     for past in (("w4", "w4"), ("bf16", "w8"), ("w4", "bf16"), ("bf16", "bf16")):
         view = View(("a", "b", "c"), ("x", "y"), past, (None, None))
@@ -62,11 +66,11 @@ def test_a_fitted_router_decides_over_our_names_by_rung(tmp_path: Path, caplog: 
 def test_an_encoder_is_read_with_its_calibration(tmp_path: Path) -> None:
     path = save_encoder(tmp_path / "dmr", ("low", "high"))
     bare = load_router(str(path), PAIR)
-    assert bare.slow and bare.name == "encoder" and bare.at(0.3).variants == PAIR
+    assert bare.at(0.3).cost is RouterCost.THREAD and bare.name == "encoder" and bare.at(0.3).variants == PAIR
     save_calibration(path, [Calibrated(0.2, 1.0, 0.19), Calibrated(0.3, 0.5, 0.29)])
     loaded = load_router(str(path), PAIR)
     assert [row.budget for row in loaded.calibration] == [0.2, 0.3] and loaded.version != bare.version
-    assert {file.name for file in router_files(str(path))} >= {"router.json", "network.safetensors", "calibration.json"}
+    assert {file[0] for file in signature(str(path))} >= {"router.json", "network.safetensors", "calibration.json"}
 
 
 def test_a_changed_file_changes_signature_and_version(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
-from bitroute.episode import View
+from bitroute.episode import Decision, View
 from bitroute.gateway.routing import scoring
 from bitroute.gateway.routing.scoring import Memory, ScoringThread
+from bitroute.routers.router import Router
 from bitroute.routers.threshold import Scored, ThresholdRouter
 from support.routing import make_encoder
 
@@ -44,8 +46,13 @@ class Slow(ThresholdRouter):
         return [float(view.messages[-1]) for view in views]
 
 
-def ask(thread: ScoringThread, router: ThresholdRouter, text: str, episode: str, version: str = "v1") -> asyncio.Task[float]:
-    return asyncio.ensure_future(thread.score(router, version, episode, 0, View((text,))))
+async def score(thread: ScoringThread, router: Router, *rest: Any) -> float | None:
+    """The score of a decision in the thread."""
+    return (await thread.decide(router, *rest)).score
+
+
+def ask(thread: ScoringThread, router: Router, text: str, episode: str, version: str = "v1") -> asyncio.Task[float | None]:
+    return asyncio.ensure_future(score(thread, router, version, episode, 0, View((text,))))
 
 
 def run(test: Callable[[ScoringThread], Awaitable[None]], capacity: int = 1000) -> None:
@@ -186,10 +193,10 @@ def test_a_branch_begins_with_what_its_parent_read(monkeypatch: pytest.MonkeyPat
 
     async def test(thread: ScoringThread) -> None:
         scores = [
-            await thread.score(router, "v", "parent", 0, stem),
-            await thread.score(router, "v", "child", 1, twig, "parent"),
-            await thread.score(router, "v", "parent", 0, other),
-            await thread.score(router, "v", "orphan", 2, twig, "unknown"),
+            await score(thread, router, "v", "parent", 0, stem),
+            await score(thread, router, "v", "child", 1, twig, "parent"),
+            await score(thread, router, "v", "parent", 0, other),
+            await score(thread, router, "v", "orphan", 2, twig, "unknown"),
         ]
         assert scores == pytest.approx([*fresh, fresh[1]], abs=1e-5)
         assert read == [whole[0], whole[1] - whole[0], whole[2] - whole[0], whole[1]]
@@ -206,8 +213,33 @@ def test_an_encoders_cache_is_counted_and_reading_on_equals_reading_anew() -> No
     async def test(thread: ScoringThread) -> None:
         for order in (range(6), (2, 5, 1)):
             for t in order:
-                assert await thread.score(router, "v", "e", 0, views[t]) == pytest.approx(fresh[t], abs=1e-5)
+                assert await score(thread, router, "v", "e", 0, views[t]) == pytest.approx(fresh[t], abs=1e-5)
         # 2 layers, keys and values, 1 head of 16, 4 bytes, 256 positions; and the texts
         assert 0 < thread.memory.used - 2 * 2 * 16 * 4 * 256 < 200
 
     run(test, capacity=1 << 20)
+
+
+class Talker(Router):
+    """Has no score to give: high where the newest message is long."""
+
+    name = "talker"
+    variants = ("low", "high")
+
+    def begin(self, seed: int) -> Chunk:
+        return Chunk(1)
+
+    def decide(self, views: Sequence[View], states: Sequence[Chunk]) -> list[Decision]:
+        for view, state in zip(views, states, strict=True):
+            state.seen.append(view.messages[-1])
+        return [Decision(self.variants[len(view.messages[-1]) > 3], reason="talker") for view in views]
+
+
+def test_a_slow_router_need_not_score() -> None:
+    async def test(thread: ScoringThread) -> None:
+        decisions = [await thread.decide(Talker(), "v", "e", 0, View((text,))) for text in ("abc", "abcd")]
+        assert decisions == [Decision("low", reason="talker"), Decision("high", reason="talker")]
+        state = thread.memory.take(("v", "e"))
+        assert isinstance(state, Chunk) and state.seen == ["abc", "abcd"]
+
+    run(test)

@@ -28,9 +28,9 @@ from bitroute.nn.decoder import DecoderConfig
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.rollout.player import Player, play
 from bitroute.rollout.workers import Hosting, Play, Shard
-from bitroute.routers.registry import build_router
-from bitroute.routers.threshold import ThresholdRouter
+from bitroute.routers.registry import builder
 
+FAILURES = ("nothing happens",)  # by which the game refuses an action, in lower case
 OFFICIAL = "official-"  # "official-valid_seen": the publisher's split of that name, read from $ALFWORLD_DATA
 
 
@@ -87,13 +87,11 @@ def load_player(hosting: Hosting) -> Play:
     )
     engine: Engine[Any] = CachingEngine(hosted) if hosted.cache_mode is CacheMode.OWN else hosted
 
+    build = builder(engine.ladder, engine.fingerprint)
+
     def run(shard: Shard) -> list[Episode]:
         job = shard.job
-        router = build_router(job.router, engine.ladder, engine.fingerprint)
-        if isinstance(router, ThresholdRouter):
-            router.sample = job.sample
-            if job.threshold is not None:
-                router.set_thresholds(job.threshold)
+        router = build(job.router).with_options(threshold=job.threshold, sample=job.sample)
         player = Player(
             AlfworldEnvironment, agent, engine, router, max_steps=job.max_steps, constrained=not job.free, label=job.label
         )

@@ -6,26 +6,22 @@ It knows records and routers, nothing of weights and intervals.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-import numpy as np
 from sqlalchemy import Engine
 
 from bitroute.episode import Decision, View
 from bitroute.errors import CapabilityError, ConfigError, DataError
 from bitroute.gateway.records.estimate import LoggedEpisode, LoggedStep
 from bitroute.gateway.records.reading import Filter, Recorded, read_records, views, whole_episode
+from bitroute.gateway.records.step import StepRecord
 from bitroute.gateway.routing.loading import load_router
 from bitroute.routers.calibrated import threshold_for
-from bitroute.routers.router import Router
-from bitroute.routers.rules import Always, FirstK, Periodic, Random
-from bitroute.routers.signals import SignalsRouter
-from bitroute.routers.threshold import ThresholdRouter
+from bitroute.routers.router import Reads, Router
 
 # Reasons of a decision that was not the router's, or that something overruled (gateway.policy).
 OVERRULED: Final = frozenset({"late", "router-error", "saturated", "switch", "forced", "bypass", "floor"})
-BLIND: Final = (Always, Random, Periodic, FirstK)  # these look at nothing but the step's number
 
 
 @dataclass(slots=True)
@@ -101,33 +97,33 @@ def _router(spec: str, ladder: Sequence[str], budget: float | None) -> Router:
     """The target at its budget. Raises ConfigError when there is no telling which threshold spends that."""
     loaded = load_router(spec, ladder)
     router = loaded.at(0.5 if budget is None else budget)
-    if budget is not None and isinstance(router, ThresholdRouter):
+    if budget is not None and router.thresholds is not None:
         if not loaded.calibration:
             raise ConfigError(f"--budget {budget:g}: {spec} has no calibration that says which threshold spends it")
-        router.set_thresholds(threshold_for(loaded.calibration, budget))
+        return router.with_options(threshold=threshold_for(loaded.calibration, budget))
     return router
 
 
 def _decisions(engine: Engine, recorded: Recorded, router: Router) -> list[Decision]:
-    """What the router says to each step of an episode as it was recorded."""
-    seed = recorded.episode.seed
-    seen: list[View] = []
+    """What the router says to each step of an episode as it was recorded: it is shown what it reads."""
     if recorded.has_text:
-        seen = views(whole_episode(engine, recorded))
-    elif isinstance(router, BLIND):
-        seen = [View(("",) * (t + 1), ("",) * t) for t in range(len(recorded.steps))]
-    if seen:
-        state = router.begin(seed)
-        return [router.decide([view], [state])[0] for view in seen]
-    if not isinstance(router, SignalsRouter):
+        shown = views(whole_episode(engine, recorded))
+    elif router.reads is Reads.TEXT:
         raise CapabilityError(f"router {router.name} reads text, and that of episode {recorded.episode.id} was not stored")
-    found = []
-    for step in recorded.steps:
-        if step.features is None:
-            raise CapabilityError(f"the features of episode {recorded.episode.id} were not stored, which the target reads")
-        score = router.score(np.array(step.features))
-        found.append(router.settle(score, router.thresholds, seed, step.step))
-    return found
+    else:
+        shown = [_without_text(recorded, step, router.reads) for step in recorded.steps]
+    state = router.begin(recorded.episode.seed)
+    return [router.decide([view], [state])[0] for view in shown]
+
+
+def _without_text(recorded: Recorded, step: StepRecord, reads: Reads) -> View:
+    """A recorded step with empty texts, and its features where the router reads them."""
+    blank = View(("",) * (step.step + 1), ("",) * step.step)
+    if reads is Reads.NOTHING:
+        return blank
+    if step.features is None:
+        raise CapabilityError(f"the features of episode {recorded.episode.id} were not stored, which the target reads")
+    return replace(blank, features=tuple(step.features))
 
 
 def _probability(decision: Decision, served: str, ladder: Sequence[str]) -> float:

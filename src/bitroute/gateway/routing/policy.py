@@ -9,8 +9,8 @@ raises both that and what is asked for; tools' floors do not bind what was asked
 raised or not), `late` and `router-error` (it failed: high is served), `saturated` (it failed, and high has no room: low),
 `bypass`, `forced` or `switch`. `exploration` says which of these a flip can hit.
 
-Rules, regressions and the heuristic decide in the event loop: they take less than handing them over would. Networks decide in
-the thread of `scoring`. Budgets are kept by `budget`, per arm and K.
+A router decides in the event loop or, where its cost says so, in the thread of `scoring`. One that reads features is given the
+step's, which are computed for the record in any case. Budgets are kept by `budget`, per arm and K.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cachetools import LRUCache
@@ -32,11 +32,12 @@ from bitroute.gateway.core.config import GatewayConfig
 from bitroute.gateway.core.values import Call, GatewayError, Outcome, RoutingDecision, StepContext
 from bitroute.gateway.routing.budget import Control, Scores, gaps
 from bitroute.gateway.routing.exploration import Exploration, uniform
-from bitroute.gateway.routing.loading import Loaded, Signature, load_router, signature
+from bitroute.gateway.routing.loading import Loaded, load_router
 from bitroute.gateway.routing.scoring import Memory, ScoringThread
-from bitroute.routers.rules import Random
-from bitroute.routers.signals import FeatureState, Floats, SignalsRouter, features
-from bitroute.routers.threshold import Scored, ThresholdRouter
+from bitroute.routers.registry import Signature, signature
+from bitroute.routers.router import Reads, RouterCost
+from bitroute.routers.signals import FeatureState, features
+from bitroute.routers.threshold import settle
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,8 @@ class LoadedPolicy:
         self.loaded, self.policy = loaded, loaded.policy
         self._routing = config.routing
         router = loaded.at(config.routing.budget)
-        self._own = router.thresholds if isinstance(router, ThresholdRouter) else ()
+        self._own = router.thresholds or ()
+        self.failures = router.failures
         self._gaps = gaps(self._own)
         self.scores = Scores()
         self.failed = False  # at least once, which was logged
@@ -111,8 +113,7 @@ class Arm:
     @property
     def draws(self) -> bool:
         """Whether the router's decisions are random."""
-        router = self.version.loaded.at(self.budget)
-        return isinstance(router, Random) or (isinstance(router, ThresholdRouter) and router.sample)
+        return self.version.loaded.at(self.budget).draws
 
     async def look(self) -> None:
         """Read the router again if its files changed; what cannot be read leaves the present version in use."""
@@ -153,7 +154,7 @@ class Policy:
         self._floors = {tool: name for tool, name in routing.floors.items() if name != self.ladder[0]}
         self._unknown: set[str] = set()  # floors of keys that are no variants, which was logged
         self._explore = Exploration(routing.explore, routing.horizon)
-        self._trails: Memory[FeatureState] = Memory(routing.cache // 4)
+        self._feature_states: Memory[FeatureState] = Memory(routing.cache // 4)
         self._thread = ScoringThread(routing.cache - routing.cache // 4)
         self._switched: str | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -232,7 +233,7 @@ class Policy:
         arm = self._arm(context.seed)
         budget = arm.budget if requested.budget is None or requested.reason == AUTO else requested.budget
         version = arm.version
-        row = self._features(context)
+        row = self._features(context, arm)
         started = time.perf_counter()
         threshold = None
         try:
@@ -256,7 +257,7 @@ class Policy:
             budget,
             flipped,
             seconds,
-            tuple(row.tolist()),
+            row,
             lowest,
         )
 
@@ -321,23 +322,27 @@ class Policy:
         }
 
     async def _choose(
-        self, version: LoadedPolicy, control: Control, context: StepContext, row: Floats
+        self, version: LoadedPolicy, control: Control, context: StepContext, row: tuple[float, ...]
     ) -> tuple[Decision, float | None]:
         """The router's own decision and its threshold, if it has one."""
         router, view = version.loaded.at(control.budget), context.view
-        if not isinstance(router, ThresholdRouter):
-            return router.decide([view], [router.begin(context.seed)])[0], None
-        if version.loaded.slow:
+        if router.reads is Reads.FEATURES:
+            view = replace(view, features=row)
+        if router.cost is RouterCost.THREAD:
             parent = context.parent[0] if context.parent is not None else None
             async with asyncio.timeout(self.config.routing.timeout):
-                score = await self._thread.score(router, version.loaded.version, context.episode, context.seed, view, parent)
-        elif isinstance(router, SignalsRouter):
-            score = router.score(row)
+                decision = await self._thread.decide(
+                    router, version.loaded.version, context.episode, context.seed, view, parent
+                )
         else:
-            (score,) = router.scores([view], [Scored(context.seed)])
+            (decision,) = router.decide([view], [router.begin(context.seed)])
+        if router.thresholds is None:
+            return decision, None
+        if decision.score is None:
+            raise TypeError(f"router {router.name} has thresholds and gave no score")
         thresholds = control.thresholds(version.scores)
-        version.see(score)
-        return router.settle(score, thresholds, context.seed, len(view.actions)), thresholds[0]
+        version.see(decision.score)
+        return settle(router, decision.score, thresholds, context.seed, len(view.actions)), thresholds[0]
 
     def _floor(self, tools: Sequence[str], lowest: str | None) -> str | None:
         """The highest of the tools' floors and the key's, None where that is the ladder's lowest."""
@@ -376,14 +381,15 @@ class Policy:
 
     def _fixed(self, context: StepContext, variant: str, reason: str) -> RoutingDecision:
         """A step that no router decides."""
-        features_ = tuple(self._features(context).tolist())
-        return RoutingDecision(Decision(variant, reason=reason), variant, f"{reason}:{variant}", features=features_)
+        row = self._features(context, self._arm(context.seed))
+        return RoutingDecision(Decision(variant, reason=reason), variant, f"{reason}:{variant}", features=row)
 
-    def _features(self, context: StepContext) -> Floats:
-        trail = self._trails.take(context.episode) or FeatureState()
-        row = features(context.view, self.ladder[-1], trail)
-        self._trails.put(context.episode, trail)
-        return row
+    def _features(self, context: StepContext, arm: Arm) -> tuple[float, ...]:
+        """The step's features, by the words of the arm's router."""
+        state = self._feature_states.take(context.episode) or FeatureState()
+        row = features(context.view, self.ladder[-1], state, arm.version.failures)
+        self._feature_states.put(context.episode, state)
+        return tuple(row.tolist())
 
     def _arm(self, seed: int) -> Arm:
         """The episode's arm; a branch with its parent's seed stays with it."""

@@ -1,6 +1,6 @@
-"""Scores from networks, in one thread beside the event loop that reads what is waiting as one batch; and what routers remember.
+"""Decisions of slow routers, in one thread beside the event loop that takes what waits as one batch; and what they remember.
 
-It knows routers that score views, not what the scores are for. Torch is whatever the router brings: nothing here imports it.
+It knows routers and views, not what decisions are for. Torch is whatever the router brings: nothing here imports it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from cachetools import LRUCache
 
-from bitroute.episode import View
-from bitroute.routers.threshold import Scored, ThresholdRouter
+from bitroute.episode import Decision, View
+from bitroute.routers.router import Router
 
 BATCH: Final = 32  # views read at once: more would make the first of them wait
 WAITING: Final = 1024  # jobs in the queue; a further one is late before it began
@@ -64,28 +64,28 @@ class Memory(Generic[S]):
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    router: ThresholdRouter
+    router: Router
     key: tuple[str, str]
     parent: tuple[str, str] | None
     seed: int
     view: View
-    future: asyncio.Future[float]
+    future: asyncio.Future[Decision]
 
 
 class ScoringThread:
-    """Scores views of slow routers. `start` it in the event loop that awaits the scores."""
+    """Decides views of slow routers. The event loop that first asks it is the one that it answers in."""
 
     def __init__(self, capacity: int) -> None:
         """`capacity`: bytes of the routers' memory over all episodes and versions."""
-        self.memory: Memory[Scored] = Memory(capacity)  # touched by the thread alone
+        self.memory: Memory[Sized] = Memory(capacity)  # touched by the thread alone
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def score(
-        self, router: ThresholdRouter, version: str, episode: str, seed: int, view: View, parent: str | None = None
-    ) -> float:
-        """The router's score. What it read of the episode serves the next step, and of its `parent` the first one.
+    async def decide(
+        self, router: Router, version: str, episode: str, seed: int, view: View, parent: str | None = None
+    ) -> Decision:
+        """The router's decision. What it read of the episode serves the next step, and of its `parent` the first one.
 
         Raises what the router raises, TimeoutError when too many are waiting already. A caller that stops waiting before its
         turn is skipped.
@@ -97,7 +97,7 @@ class ScoringThread:
         if self._queue.qsize() >= WAITING:
             raise TimeoutError
         assert self._loop is not None
-        future: asyncio.Future[float] = self._loop.create_future()
+        future: asyncio.Future[Decision] = self._loop.create_future()
         above = (version, parent) if parent is not None else None
         self._queue.put(_Job(router, (version, episode), above, seed, view, future))
         return await future
@@ -120,23 +120,23 @@ class ScoringThread:
                 continue
             batch, waiting = _pick(waiting)
             if batch:
-                self._post(self._score(batch))
+                self._post(self._decide(batch))
 
-    def _score(self, batch: list[_Job]) -> list[tuple[asyncio.Future[float], float | Exception]]:
-        """Scores or what went wrong, each job for itself: one view that cannot be read does not fail the others."""
+    def _decide(self, batch: list[_Job]) -> list[tuple[asyncio.Future[Decision], Decision | Exception]]:
+        """Decisions or what went wrong, each job for itself: one view that cannot be read does not fail the others."""
         router = batch[0].router
         states = [self._state(job) for job in batch]
         try:
-            scores = router.scores([job.view for job in batch], states)
+            decisions = router.decide([job.view for job in batch], states)
         except Exception as error:  # whatever a router's network raises: the states may be half written, and go
             if len(batch) > 1:
-                return [result for job in batch for result in self._score([job])]
+                return [result for job in batch for result in self._decide([job])]
             return [(batch[0].future, error)]
         for job, state in zip(batch, states, strict=True):
             self.memory.put(job.key, state)
-        return [(job.future, score) for job, score in zip(batch, scores, strict=True)]
+        return [(job.future, decision) for job, decision in zip(batch, decisions, strict=True)]
 
-    def _state(self, job: _Job) -> Scored:
+    def _state(self, job: _Job) -> Any:
         state = self.memory.take(job.key)
         if state is not None:
             return state
@@ -146,7 +146,7 @@ class ScoringThread:
         self.memory.put(job.parent, parent)
         return job.router.branch(parent, job.seed)
 
-    def _post(self, results: list[tuple[asyncio.Future[float], float | Exception]]) -> None:
+    def _post(self, results: list[tuple[asyncio.Future[Decision], Decision | Exception]]) -> None:
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(_settle, results)
@@ -167,7 +167,7 @@ def _pick(waiting: list[_Job]) -> tuple[list[_Job], list[_Job]]:
     return list(batch.values()), rest
 
 
-def _settle(results: list[tuple[asyncio.Future[float], float | Exception]]) -> None:
+def _settle(results: list[tuple[asyncio.Future[Decision], Decision | Exception]]) -> None:
     for future, value in results:
         if future.done():  # its caller went away
             continue

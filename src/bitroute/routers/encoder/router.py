@@ -24,7 +24,7 @@ from bitroute.nn.kv_cache import Cache, extend_cached
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.routers.encoder.dataset import Reader
 from bitroute.routers.encoder.network import EncoderNetwork, signal_features, unique
-from bitroute.routers.router import Probe
+from bitroute.routers.router import Probe, RouterCost
 from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others
 from bitroute.store.files import write_atomic
 
@@ -60,6 +60,7 @@ class EncoderRouter(ThresholdRouter):
     """The network as a router. `model` is the fingerprint of the language model that it was trained for."""
 
     name = "encoder"
+    cost = RouterCost.THREAD
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class EncoderRouter(ThresholdRouter):
     ) -> None:
         super().__init__(variants, thresholds, sample=sample)
         self.network, self.model = network, model
-        self.reader = Reader(tokenizer)
+        self.reader = Reader(tokenizer, remember=0)  # a text comes once an episode, and is kept as keys and values
         self.probes = frozenset({Probe.LOW_GENERATION}) if network.use_probe else frozenset()
 
     def remember(self) -> Reading:
@@ -139,10 +140,11 @@ class EncoderRouter(ThresholdRouter):
         write_atomic(directory / "router.json", (json.dumps(meta, indent=2) + "\n").encode())
 
 
-def load_encoder(directory: Path, *, model: str, variants: Sequence[str]) -> EncoderRouter:
-    """Read what `save` wrote, for the language model with fingerprint `model` and its ladder `variants`.
+def load_encoder(directory: Path, *, variants: Sequence[str], model: str | None = None) -> EncoderRouter:
+    """Read what `save` wrote, over `variants` in the place of those that it was trained for, by position.
 
-    Raises DataError when files are missing or damaged, or the router was trained for another model or other variants.
+    With the fingerprint `model` of a language model it must have been trained for that one and for just these variants. Raises
+    DataError when files are missing or damaged, or the router is another one's.
     """
     path = directory / "router.json"
     try:
@@ -155,8 +157,9 @@ def load_encoder(directory: Path, *, model: str, variants: Sequence[str]) -> Enc
     except Exception as error:  # OS, JSON, key, shape and safetensors errors all mean the same to the user
         problem = " ".join(str(error).split())
         raise DataError(f"{directory}: not a readable encoder router ({type(error).__name__}: {problem})") from error
-    refuse_others(path, trained_for=trained_for, model=model, ladder=ladder, variants=variants)
+    if model is not None:
+        refuse_others(path, trained_for=trained_for, model=model, ladder=ladder, variants=variants)
     tokenizer = Tokenizer.load(directory)
     if tokenizer.vocab_size > network.backbone.config.vocab_size:
         raise DataError(f"{directory}: tokenizer.json has more tokens than the network; it belongs to another router")
-    return EncoderRouter(network, tokenizer, ladder, thresholds, model=model)
+    return EncoderRouter(network, tokenizer, variants, thresholds, model=trained_for)
