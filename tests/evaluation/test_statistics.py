@@ -77,6 +77,7 @@ def test_pairing_removes_what_tasks_share() -> None:
     assert estimate.high - estimate.low < 0.04
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [11])
 def test_intervals_cover_the_truth_about_95_percent_of_the_time(seed: int) -> None:
     rng = np.random.default_rng(seed)

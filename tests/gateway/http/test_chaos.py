@@ -222,6 +222,7 @@ def test_a_replica_whose_start_or_end_is_cut_off_leaves_no_socket(ticks: int) ->
     gc.collect()
 
 
+@pytest.mark.slow
 def test_every_request_gets_an_answer_or_an_error_while_replicas_die_and_come_back(tmp_path: Path) -> None:
     async def main(stack: contextlib.AsyncExitStack) -> None:
         ledger, draw = Ledger(), random.Random(7)

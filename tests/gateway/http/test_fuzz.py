@@ -106,6 +106,7 @@ def description(stage: Stage) -> Any:
     return schemathesis.openapi.from_url(f"{stage.gateway.url}/openapi.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda mode: str(mode.value))
 @pytest.mark.parametrize(
     ("method", "path"),
@@ -245,6 +246,7 @@ def _any_body(stage: Stage, request: tuple[str, bytes]) -> None:
         json.loads(answer)
 
 
+@pytest.mark.slow
 def test_any_body_is_answered_or_refused(stage: Stage) -> None:
     _any_body(stage)
 

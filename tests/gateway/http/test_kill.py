@@ -31,6 +31,8 @@ from support.routing import save_signals
 from support.traffic import until
 from support.upstream import DONE, PATIENCE, Flag, ScriptedUpstream, answer, choose, chunk, slow, stream
 
+pytestmark = pytest.mark.slow  # each starts and stops processes
+
 FLUSH = 0.3
 HIGH = {"name": "high", "urls": ["http://127.0.0.1:9"]}
 PYTHON = (sys.executable, "-c", "from bitroute.cli.main import main; raise SystemExit(main())")

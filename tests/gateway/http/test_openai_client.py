@@ -499,6 +499,7 @@ def test_a_client_that_stops_reading_stops_the_upstream(stage: Stage) -> None:
     stage.high.cancelled.block()
 
 
+@pytest.mark.slow
 def test_twenty_megabytes_both_ways(stage: Stage) -> None:
     text = "ü" * (10 * 1024 * 1024)
     stage.high.script = [up.answer("ok"), up.big()]

@@ -120,6 +120,7 @@ def test_older_episodes_and_other_times(site: Site, chromium: str) -> None:
     site.visit(chromium, work)
 
 
+@pytest.mark.slow
 def test_steps_arrive_while_one_looks(site: Site, chromium: str) -> None:
     def arrive(episode: str) -> None:
         more = {"reason": "router-error", "ended": "dropped", "status": 200, "score": 0.125, "threshold": 0.5}

@@ -94,6 +94,7 @@ def truth(variant: str, horizon: int, period: int = 8 * 5 * 7) -> float:
     return sum(effects) / len(effects)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "horizon"), [(0.9, 6), (0.5, 50)])
 def test_the_effect_of_a_flip_is_found(rate: float, horizon: int) -> None:
     played = explored(12_000, Exploration(rate, horizon))

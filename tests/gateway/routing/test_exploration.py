@@ -55,6 +55,7 @@ def served(explore: Exploration, ladder: tuple[str, ...], step: int, p: float | 
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ladder", "p"), [(PAIR, None), (PAIR, 0.2), (TRIO, None)])
 @pytest.mark.parametrize("step", [0, 6])
 def test_propensities_are_the_frequencies(ladder: tuple[str, ...], p: float | None, step: int) -> None:
@@ -74,6 +75,7 @@ def test_after_the_drawn_step_nothing_is_random() -> None:
     assert [d.variant for d in told] == ["low", "low", "high", "low", "low", "low", "low"]
 
 
+@pytest.mark.slow
 def test_the_documented_formula_recovers_the_effect_of_a_flip() -> None:
     """Episodes of 3 to 12 steps; success is likelier in short ones, and a flip adds 0.2 at steps 0 to 3, nothing later."""
     explore, chance = Exploration(0.6, 10), random.Random(0)

@@ -113,6 +113,7 @@ def test_a_retry_count_above_zero_is_a_retry(value: str, retry: bool) -> None:
     assert who({"x-stainless-retry-count": value}).retry is retry
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(st.sampled_from(["x-session-id", "x-step", "x-stainless-retry-count", "session-id"]), st.text(max_size=300))
 )

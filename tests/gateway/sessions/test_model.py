@@ -208,6 +208,7 @@ OPERATIONS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hinted", [False, True], ids=["explicit", "hint"])
 @pytest.mark.parametrize("repeated", ["", "u", "ua"], ids=["distinct texts", "equal questions", "equal texts"])
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -108,6 +108,7 @@ def test_what_stands_before_the_messages_is_named_where_it_is_at_fault() -> None
     assert refused(MESSAGES, {"model": "auto", "messages": [user("x")], "system": {}}).param == "system"
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     st.sampled_from(ALL),
