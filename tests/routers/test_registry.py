@@ -110,6 +110,13 @@ def test_a_name_wins_over_a_file_of_that_name(tmp_path: Path, monkeypatch: pytes
         build_router("./oracle", LADDER, "model")
 
 
+@pytest.mark.parametrize("path", ["./dmr", "runs/dmr", "/dmr", "dmr.json"])
+def test_a_path_that_leads_nowhere_is_told_as_one(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=f"^router {path}: no such file or directory$"):
+        build_router(path, LADDER, "model")
+
+
 def test_a_trained_kinds_name_may_be_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_signals(Path("signals"), LADDER, {}, model="model")

@@ -70,7 +70,7 @@ def find_source(spec: str) -> Source:
             raise DataError(
                 f"{_meta(path)}: a router of the kind {header.router!r}, which is not installed; there are {names}"
             ) from None
-    if path.parent != Path() or path.suffix:
+    if "/" in spec or path.suffix:  # `./name` is a path by its spelling alone
         raise DataError(f"router {spec}: no such file or directory")
     if kind is not None:
         raise ConfigError(f"router {spec!r}: it is trained; give the path of one ({kind.form})")
