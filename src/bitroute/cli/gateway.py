@@ -80,8 +80,8 @@ def serve(
     need("gateway", *(("torch", "serve-demo") if demo else ()))
     from bitroute.gateway.core.config import GatewayConfig, Source, toml_file  # noqa: PLC0415
     from bitroute.gateway.core.environment import environment  # noqa: PLC0415
-    from bitroute.gateway.http.server import log_to_stderr  # noqa: PLC0415
-    from bitroute.gateway.http.server import serve as run  # noqa: PLC0415
+    from bitroute.gateway.http.process import log_to_stderr  # noqa: PLC0415
+    from bitroute.gateway.http.process import serve as run  # noqa: PLC0415
 
     log_to_stderr()
     given: dict[str, dict[str, Any]] = {
