@@ -28,8 +28,8 @@ from aiohttp import web
 from bitroute.episode import View
 from bitroute.gateway.records import tables
 from bitroute.gateway.records.tables import episodes, open_database, steps
-from bitroute.gateway.routing import policy, scoring
-from bitroute.gateway.routing.loading import Loaded
+from bitroute.gateway.routing import arm, scoring
+from bitroute.gateway.routing.loading import LoadedRouter
 from bitroute.gateway.sessions import redis_store, sessions
 from bitroute.routers.router import RouterCost
 from bitroute.routers.threshold import Scored, ThresholdRouter
@@ -375,8 +375,8 @@ def test_a_router_that_breaks_falls_to_high_and_is_counted(
 ) -> None:
     gate = threading.Event() if hangs else None
     router = Failing(gate)
-    loaded = Loaded("failing", "1", lambda _: router, follows=True)
-    monkeypatch.setattr(policy, "load_router", lambda *_: loaded)
+    loaded = LoadedRouter("failing", "1", lambda _: router, follows=True)
+    monkeypatch.setattr(arm, "load_router", lambda *_: loaded)
     monkeypatch.setattr(scoring, "FAREWELL", 0.05)
     low, high, config = scripted(tmp_path, routing={"router": "heuristic", "timeout": 0.02 if hangs else PATIENCE})
 

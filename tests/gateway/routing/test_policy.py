@@ -18,7 +18,8 @@ import pytest
 from bitroute.episode import Decision, Episode, View
 from bitroute.errors import ConfigError, DataError
 from bitroute.gateway.core.values import GatewayError, Outcome, RoutingDecision
-from bitroute.gateway.routing.policy import Policy, RouteRequest
+from bitroute.gateway.routing.policy import Policy
+from bitroute.gateway.routing.request import RouteRequest
 from bitroute.rollout.player import Player, play
 from bitroute.routers.calibrated import Calibrated, save_calibration
 from bitroute.routers.encoder.router import EncoderRouter, load_encoder
@@ -279,7 +280,7 @@ def test_budgets_that_clients_make_up_do_not_pile_up() -> None:
     async def test(policy: Policy) -> None:
         for number in range(300):
             await policy.decide(context(OPENING), call(), policy.resolve(f"auto-{number / 1000}", None), free)
-        assert len(policy._arms[0].version._controls) <= 64
+        assert len(policy._arms[0].loaded._controls) <= 64
 
     using(test)
 
@@ -493,8 +494,8 @@ def view_fails(view: View) -> bool:
 
 
 def broken(policy: Policy) -> None:
-    version = policy._arms[0].version
-    version.loaded = type(version.loaded)("broken", "1", lambda _: Broken(PAIR), follows=True)
+    loaded = policy._arms[0].loaded
+    loaded.router = type(loaded.router)("broken", "1", lambda _: Broken(PAIR), follows=True)
 
 
 @pytest.mark.parametrize("text", ["fail", "nan"])

@@ -146,7 +146,7 @@ def _means(rows: Sequence[Sequence[float]], seed: int = 0) -> Floats:
 def flip_effects(played: Sequence[LoggedEpisode]) -> list[Effect]:
     """Up and down the ladder: success with that one step flipped, minus success with no step flipped.
 
-    The design is that of `gateway.exploration`: each free step below the horizon is flipped with chance q, at most one in an
+    The design is that of `routing.exploration`: each free step below the horizon is flipped with chance q, at most one in an
     episode. A flipped episode stands for one over the chance of its flip; an unflipped one, for each of the m steps that could
     have been flipped this way, for one over the chance of no flip. q is read from the first free step; an episode where that
     one shows no chance of a flip is left out (so of an unflipped episode's chance, steps before the first free one are part).

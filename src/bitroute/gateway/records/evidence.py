@@ -20,7 +20,7 @@ from bitroute.gateway.routing.loading import load_router
 from bitroute.routers.calibrated import threshold_for
 from bitroute.routers.router import Reads, Router
 
-# Reasons of a decision that was not the router's, or that something overruled (gateway.policy).
+# Reasons of a decision that was not the router's, or that something overruled (routing.policy).
 OVERRULED: Final = frozenset({"late", "router-error", "saturated", "switch", "forced", "bypass", "floor"})
 
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedRouter:
     """A router ready to decide.
 
     `at(budget)` is the router for a budget: one and the same, but for a rule given without its share, which takes the budget.
@@ -42,7 +42,7 @@ class Loaded:
         return f"{self.name}@{self.version}"
 
 
-def load_router(spec: str, ladder: Sequence[str]) -> Loaded:
+def load_router(spec: str, ladder: Sequence[str]) -> LoadedRouter:
     """The router that `spec` (a rule or a trained router's path) names, over `ladder`.
 
     Raises ConfigError, DataError or CapabilityError, in one line, for a spec that names none, files that are damaged, a router
@@ -51,7 +51,7 @@ def load_router(spec: str, ladder: Sequence[str]) -> Loaded:
     source = find_source(spec)
     if source.kind.share and not source.text:
         kind = source.kind
-        return Loaded(kind.name, _digest(spec.encode()), lambda budget: kind.load(repr(budget), ladder), follows=True)
+        return LoadedRouter(kind.name, _digest(spec.encode()), lambda budget: kind.load(repr(budget), ladder), follows=True)
     if source.header is not None:
         _match(source, source.header, ladder)
     try:
@@ -71,7 +71,7 @@ def load_router(spec: str, ladder: Sequence[str]) -> Loaded:
     files = source.files()
     version = _digest(*(file.read_bytes() for file in files if file.exists())) if files else _digest(spec.encode())
     calibration = load_calibration(Path(spec)) if files and files[-1].exists() else ()
-    return Loaded(router.name, version, lambda _: router, router.thresholds is not None, calibration)
+    return LoadedRouter(router.name, version, lambda _: router, router.thresholds is not None, calibration)
 
 
 def _match(source: Source, header: Header, ladder: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
 """Who decides, in which mode, within which budget: from a request's place in its episode to the variant that serves it.
 
-It knows routers, budgets and the names a request may ask for, and nothing of HTTP or upstreams. The order of precedence: the
-kill switch; the decision for an earlier try of the same step; a variant asked for by name or forced; then the router, whose
-choice may be replaced by shadow mode or flipped by explore mode, and is raised to the highest floor of its tools. A key's floor
-raises both that and what is asked for; tools' floors do not bind what was asked for.
+It knows routers and budgets, and nothing of HTTP or upstreams; `request` says what is asked for, `arm` what is loaded. The
+order of precedence: the kill switch; the decision for an earlier try of the same step; a variant asked for by name or forced;
+then the router, whose choice may be replaced by shadow mode or flipped by explore mode, and is raised to the highest floor of
+its tools. A key's floor raises both that and what is asked for; tools' floors do not bind what was asked for.
 
 `decision.reason` is the router's own word where it was followed, else `shadow`, `flip`, `floor` (a floor holds for this step,
 raised or not), `late` and `router-error` (it failed: high is served), `saturated` (it failed, and high has no room: low),
@@ -18,119 +18,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
-
-from cachetools import LRUCache
 
 from bitroute.episode import Decision
 from bitroute.errors import ConfigError
 from bitroute.gateway.core.config import GatewayConfig
 from bitroute.gateway.core.values import Call, GatewayError, Outcome, RoutingDecision, StepContext
-from bitroute.gateway.routing.budget import Control, Scores, gaps
+from bitroute.gateway.routing.arm import Arm, LoadedPolicy
+from bitroute.gateway.routing.budget import Control
 from bitroute.gateway.routing.exploration import Exploration, uniform
-from bitroute.gateway.routing.loading import Loaded, load_router
+from bitroute.gateway.routing.request import AUTO, RouteRequest, read_request
 from bitroute.gateway.routing.scoring import Memory, ScoringThread
-from bitroute.routers.registry import Signature, signature
 from bitroute.routers.router import Reads, RouterCost
 from bitroute.routers.signals import FeatureState, features
 from bitroute.routers.threshold import settle
 
 log = logging.getLogger(__name__)
 
-AUTO: Final = "auto"
 MAIN: Final = "main"
 FAILED: Final = frozenset({"late", "router-error", "saturated"})  # reasons: the router did not decide
-BUDGETS: Final = 64  # per arm; of further ones the least recently used begins anew
-_BUDGET: Final = re.compile(r"auto-(\d{1,9}(?:\.\d{0,18})?|\.\d{1,18})", re.ASCII)  # bounded: it is recorded as written
-
-
-@dataclass(frozen=True, slots=True)
-class RouteRequest:
-    """What a request asks for: a budget to be routed within (`variant` None), or a variant by its name (`budget` None).
-
-    `reason` is `auto` (the configured budget), `budget` (one of its own), `bypass` or `forced`. `floor` is the lowest variant
-    that may serve it, whatever else is asked for.
-    """
-
-    budget: float | None
-    variant: str | None
-    reason: str
-    floor: str | None = None
-
-
-class LoadedPolicy:
-    """One version of an arm's router in use, with the scores it gave and its thresholds by budget."""
-
-    def __init__(self, loaded: Loaded, config: GatewayConfig) -> None:
-        self.loaded, self.policy = loaded, loaded.policy
-        self._routing = config.routing
-        router = loaded.at(config.routing.budget)
-        self._own = router.thresholds or ()
-        self.failures = router.failures
-        self._gaps = gaps(self._own)
-        self.scores = Scores()
-        self.failed = False  # at least once, which was logged
-        self._controls: LRUCache[float, Control] = LRUCache(BUDGETS)
-
-    def control(self, budget: float) -> Control:
-        """The thresholds for a budget; made at its first use."""
-        control = self._controls.get(budget)
-        if control is None:
-            control = self._controls[budget] = Control(
-                budget,
-                self._own,
-                self.loaded.calibration,
-                window=self._routing.window,
-                alarm=self._routing.alarm if self.loaded.follows else 1.0,
-                feedback=self._routing.feedback,
-            )
-        return control
-
-    def see(self, score: float) -> None:
-        """Count a score among the recent ones."""
-        for gap in self._gaps:
-            self.scores.add(score - gap)
-
-
-class Arm:
-    """A policy that episodes are assigned to: its router's files, its budget, and the version in use."""
-
-    def __init__(self, name: str, spec: str, budget: float, config: GatewayConfig) -> None:
-        self.name, self.spec, self.budget, self._config = name, spec, budget, config
-        self.version: LoadedPolicy
-        self.reloads = self.reload_errors = 0
-        self._signature: Signature = ()
-
-    def load(self) -> None:
-        """Read the router. Raises BitrouteError."""
-        self._signature = signature(self.spec)
-        self.version = LoadedPolicy(load_router(self.spec, self._config.ladder), self._config)
-
-    @property
-    def draws(self) -> bool:
-        """Whether the router's decisions are random."""
-        return self.version.loaded.at(self.budget).draws
-
-    async def look(self) -> None:
-        """Read the router again if its files changed; what cannot be read leaves the present version in use."""
-        try:
-            seen = await asyncio.to_thread(signature, self.spec)
-            if not seen or seen == self._signature:
-                return
-            self._signature = seen
-            loaded = await asyncio.to_thread(load_router, self.spec, self._config.ladder)
-        except Exception as error:  # whatever a file that is being written, or is no router, makes its reader raise
-            self.reload_errors += 1
-            log.warning("arm %s keeps %s: %s", self.name, self.version.policy, error)
-            return
-        if loaded.version != self.version.loaded.version:
-            log.info("arm %s: %s replaces %s", self.name, loaded.policy, self.version.policy)
-            self.version = LoadedPolicy(loaded, self._config)
-            self.reloads += 1
 
 
 class Policy:
@@ -178,7 +87,7 @@ class Policy:
 
     def models(self) -> list[str]:
         """What can be asked for: `auto`, `auto-K` for the budgets that calibration found thresholds for, each variant."""
-        budgets = (row.budget for row in self._arms[0].version.loaded.calibration)
+        budgets = (row.budget for row in self._arms[0].loaded.router.calibration)
         return [AUTO, *(f"{AUTO}-{budget:g}" for budget in budgets), *self.ladder]
 
     def resolve(self, model: str, forced: str | None, floor: str | None = None) -> RouteRequest:
@@ -192,32 +101,7 @@ class Policy:
                 self._unknown.add(floor)
                 log.warning("a key's floor %r is no variant and does not hold; there are %s", floor, ", ".join(self.ladder))
             floor = None
-        requested = self._requested(model, floor)
-        if forced is None:
-            return requested
-        if forced not in self.ladder:
-            raise GatewayError(
-                400,
-                f"There is no variant {forced!r} to force; there are {', '.join(self.ladder)}",
-                code="invalid_value",
-                param="x-bitroute-force",
-            )
-        return RouteRequest(None, forced, "forced", floor)
-
-    def _requested(self, model: str, floor: str | None) -> RouteRequest:
-        if model == AUTO:
-            return RouteRequest(self.config.routing.budget, None, AUTO, floor)
-        if model in self.ladder:
-            return RouteRequest(None, model, "bypass", floor)
-        written = _BUDGET.fullmatch(model)
-        if written and float(written[1]) <= 1.0:
-            return RouteRequest(float(written[1]), None, "budget", floor)
-        raise GatewayError(
-            404,
-            f"The model {model!r} does not exist; there are {AUTO}, {AUTO}-K with K in 0..1, and {', '.join(self.ladder)}",
-            code="model_not_found",
-            param="model",
-        )
+        return read_request(model, forced, floor, ladder=self.ladder, budget=self.config.routing.budget)
 
     async def decide(
         self, context: StepContext, call: Call, requested: RouteRequest, saturated: Callable[[str], bool]
@@ -232,18 +116,18 @@ class Policy:
             return self._fixed(context, floor, requested.reason if floor == requested.variant else "floor")
         arm = self._arm(context.seed)
         budget = arm.budget if requested.budget is None or requested.reason == AUTO else requested.budget
-        version = arm.version
+        loaded = arm.loaded
         row = self._features(context, arm)
         started = time.perf_counter()
         threshold = None
         try:
-            decision, threshold = await self._choose(version, version.control(budget), context, row)
+            decision, threshold = await self._choose(loaded, loaded.control(budget), context, row)
         except TimeoutError:
             decision = self._fall("late", saturated)
         except Exception as error:  # a router's own defect must not fail the request
-            if not version.failed:
-                version.failed = True
-                log.warning("%s failed, and steps fall to %s: %s", version.policy, self.ladder[-1], error, exc_info=error)
+            if not loaded.failed:
+                loaded.failed = True
+                log.warning("%s failed, and steps fall to %s: %s", loaded.name, self.ladder[-1], error, exc_info=error)
             decision = self._fall("router-error", saturated)
         seconds = time.perf_counter() - started
         lowest = self._floor(call.tools, requested.floor)
@@ -251,7 +135,7 @@ class Policy:
         return RoutingDecision(
             served,
             decision.variant,
-            self._named(version),
+            self._named(loaded),
             arm.name,
             threshold,
             budget,
@@ -265,17 +149,17 @@ class Policy:
         """Count what a step spent, once, where the router decided; its thresholds may follow."""
         if context.retried is not None or routing.budget is None or routing.decision.reason in FAILED:
             return
-        version = next((arm.version for arm in self._arms if arm.name == routing.arm), None)
-        if version is None or self._named(version) != routing.policy:
-            return  # decided by a version that has been replaced
-        control = version.control(routing.budget)
+        loaded = next((arm.loaded for arm in self._arms if arm.name == routing.arm), None)
+        if loaded is None or self._named(loaded) != routing.policy:
+            return  # decided by a policy that has been replaced
+        control = loaded.control(routing.budget)
         before = control.alarm
         chosen = routing.intended if self.mode == "shadow" else routing.decision.variant
         control.observe(self.ladder.index(chosen) / max(1, len(self.ladder) - 1))
         if control.alarm != before:
             log.warning(
                 "%s spends %.3f of its budget %g: %s",
-                version.policy,
+                loaded.name,
                 control.meter.mean,
                 control.budget,
                 "within limits again" if before else "alarm",
@@ -309,10 +193,10 @@ class Policy:
         }
 
     def _arm_status(self, arm: Arm) -> dict[str, object]:
-        version, control = arm.version, arm.version.control(arm.budget)
+        control = arm.loaded.control(arm.budget)
         return {
             "name": arm.name,
-            "policy": version.policy,
+            "policy": arm.loaded.name,
             "budget": arm.budget,
             "realised": control.meter.mean,
             "steps": len(control.meter),
@@ -322,26 +206,24 @@ class Policy:
         }
 
     async def _choose(
-        self, version: LoadedPolicy, control: Control, context: StepContext, row: tuple[float, ...]
+        self, loaded: LoadedPolicy, control: Control, context: StepContext, row: tuple[float, ...]
     ) -> tuple[Decision, float | None]:
         """The router's own decision and its threshold, if it has one."""
-        router, view = version.loaded.at(control.budget), context.view
+        router, view = loaded.router.at(control.budget), context.view
         if router.reads is Reads.FEATURES:
             view = replace(view, features=row)
         if router.cost is RouterCost.THREAD:
             parent = context.parent[0] if context.parent is not None else None
             async with asyncio.timeout(self.config.routing.timeout):
-                decision = await self._thread.decide(
-                    router, version.loaded.version, context.episode, context.seed, view, parent
-                )
+                decision = await self._thread.decide(router, loaded.router.version, context.episode, context.seed, view, parent)
         else:
             (decision,) = router.decide([view], [router.begin(context.seed)])
         if router.thresholds is None:
             return decision, None
         if decision.score is None:
             raise TypeError(f"router {router.name} has thresholds and gave no score")
-        thresholds = control.thresholds(version.scores)
-        version.see(decision.score)
+        thresholds = control.thresholds(loaded.scores)
+        loaded.see(decision.score)
         return settle(router, decision.score, thresholds, context.seed, len(view.actions)), thresholds[0]
 
     def _floor(self, tools: Sequence[str], lowest: str | None) -> str | None:
@@ -366,9 +248,9 @@ class Policy:
             decision = Decision(variant, decision.score, decision.reason if failed else "floor", propensity)
         return decision, flipped
 
-    def _named(self, version: LoadedPolicy) -> str:
+    def _named(self, loaded: LoadedPolicy) -> str:
         """What routing decisions call a policy: one that only watches must not be credited with what was served."""
-        return f"shadow:{version.policy}" if self.mode == "shadow" else version.policy
+        return f"shadow:{loaded.name}" if self.mode == "shadow" else loaded.name
 
     def _fall(self, reason: str, saturated: Callable[[str], bool]) -> Decision:
         """The router gave no answer: high, or low where high has no room."""
@@ -387,7 +269,7 @@ class Policy:
     def _features(self, context: StepContext, arm: Arm) -> tuple[float, ...]:
         """The step's features, by the words of the arm's router."""
         state = self._feature_states.take(context.episode) or FeatureState()
-        row = features(context.view, self.ladder[-1], state, arm.version.failures)
+        row = features(context.view, self.ladder[-1], state, arm.loaded.failures)
         self._feature_states.put(context.episode, state)
         return tuple(row.tolist())
 
