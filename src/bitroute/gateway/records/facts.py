@@ -40,8 +40,11 @@ class Fact:
     made: bool = False
 
 
-class Record(msgspec.Struct, frozen=True):
-    """A row: its fields are annotated with a `Fact` each."""
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A row: its fields are annotated with a `Fact` each.
+
+    The garbage collector does not look at records, of which thousands may wait: they hold values, and so are in no circle.
+    """
 
     @classmethod
     def of_row(cls, row: RowMapping) -> Self:
