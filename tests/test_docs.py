@@ -129,6 +129,12 @@ def test_pages_link_to_pages_that_exist() -> None:
             assert not place or place in headings(file), f"{page}: {target}#{place}"
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    """`make docs` fails on one that is left out, too, but takes longer."""
+    listed = re.findall(r"^ *- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
+
+
 def test_every_package_has_its_line_in_the_house() -> None:
     """Named in the order of the contract that the import linter checks."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
