@@ -17,6 +17,7 @@ from bitroute.cli import gateway, models, play, train
 from bitroute.cli.extras import extra_of
 from bitroute.cli.options import examples
 from bitroute.errors import BitrouteError
+from bitroute.threads import wait_passively
 
 STOPPED: Final = 130  # the shell's convention for Ctrl-C
 
@@ -72,6 +73,7 @@ def root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. Errors that bitroute raises on purpose are one line on stderr."""
+    wait_passively()
     try:
         code = app(arguments, prog_name="bitroute", standalone_mode=False)
         if code != STOPPED:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from bitroute.episode import Episode
 from bitroute.errors import BitrouteError, DataError
 from bitroute.store.traces import TraceWriter, read_traces
+from bitroute.threads import wait_passively
 
 SHARD = 64  # tasks played as one batch
 
@@ -144,6 +145,7 @@ def workers(load: Callable[[Hosting], Play], hosting: Hosting, count: int | None
     Whatever ends the block, Ctrl-C included, stops them at once: what is on disk stays, the rest is played again. They also end
     when this process is killed. Raises BitrouteError when a worker was killed.
     """
+    wait_passively()  # each process is new and takes this from the environment
     context = multiprocessing.get_context("spawn")
     ended, alive = context.Pipe(duplex=False)  # nothing is ever sent: workers see its end when this process closes it or dies
     pools = [
