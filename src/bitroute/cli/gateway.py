@@ -190,12 +190,12 @@ def estimate(
         raise ConfigError("--budget is that of a target: give --target, too")
     wanted = Filter(policy, scope, since.timestamp() if since else None)
     found = gather(open_database(records, create=False), wanted, target, budget)
-    for line in estimates.summary(found.played, found.unknown):
+    for line in estimates.summary(found.episodes, found.unknown):
         typer.echo(line)
     if found.partial:
         typer.echo(f"{found.partial} episodes left out: recorded from a later step on, or not routed")
     if target is not None:
-        value = estimates.policy_value(found.played, found.targets)
+        value = estimates.policy_value(found.episodes, found.targets)
         typer.echo(f"{target} would have reached (worth {value.effective:.0f} of its own episodes, from {value.episodes}):")
         for line in estimates.value_lines(value):
             typer.echo(line)

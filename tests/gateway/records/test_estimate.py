@@ -105,7 +105,7 @@ def test_the_effect_of_a_flip_is_found(rate: float, horizon: int) -> None:
         if rate == 0.9:
             assert found.effect.value == pytest.approx(truth(variant, horizon), abs=0.03)
             assert found.effect.high - found.effect.low < 0.1
-    assert (up.flips + down.flips) == sum(c.flipped for p in played for c in p.choices)
+    assert (up.flips + down.flips) == sum(c.flipped for p in played for c in p.steps)
     assert truth("high", 6) == pytest.approx(0.1941, abs=1e-4)
 
 
@@ -152,7 +152,7 @@ Target = Callable[[int], float]  # probability of high at a step
 
 
 def likelihoods(played: Sequence[LoggedEpisode], target: Target) -> list[list[float]]:
-    return [[target(c.step) if c.served else 1 - target(c.step) for c in p.choices] for p in played]
+    return [[target(c.step) if c.served else 1 - target(c.step) for c in p.steps] for p in played]
 
 
 @pytest.mark.parametrize(

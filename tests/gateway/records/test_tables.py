@@ -180,7 +180,7 @@ def test_the_page_shows_what_it_showed(old: Path) -> None:
 def test_flips_and_outcomes_are_evidence_as_before(old: Path) -> None:
     engine = open_database(at(old), create=False)
     found = gather(engine, Filter(policy="heuristic"), target="always:low")
-    assert [(p.success, sum(c.flipped for c in p.choices)) for p in found.played] == [(n % 2 == 0, 1) for n in range(1, 6)]
+    assert [(p.success, sum(c.flipped for c in p.steps)) for p in found.episodes] == [(n % 2 == 0, 1) for n in range(1, 6)]
     assert found.unknown == ["main"]
     engine.dispose()
 

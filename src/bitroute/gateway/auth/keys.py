@@ -205,8 +205,8 @@ class Keys:
         """
         if self.open:
             return _ANYONE
-        scheme, _, sent = headers.get("authorization", "").partition(" ")
-        key = sent.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        key = credentials.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         entry = self._entries.get(_prefix_of(key) or "")
         if entry is not None and hmac.compare_digest(_digest(key), entry.key.digest):
             if entry.key.revoked is None:

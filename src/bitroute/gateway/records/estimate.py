@@ -49,23 +49,23 @@ class LoggedStep:
 
 @dataclass(frozen=True, slots=True)
 class LoggedEpisode:
-    """An episode with a known outcome, what it cost, and all its choices on a ladder of `rungs` variants."""
+    """An episode with a known outcome, what it cost, and all its steps on a ladder of `rungs` variants."""
 
     policy: str
     arm: str
     success: bool
     cost: float
-    choices: tuple[LoggedStep, ...]
+    steps: tuple[LoggedStep, ...]
     rungs: int = 2
 
     @property
     def share(self) -> float:
         """Mean place of the served variants on the ladder: K's unit."""
-        return float(np.mean([c.served for c in self.choices])) if self.choices else 0.0
+        return float(np.mean([s.served for s in self.steps])) if self.steps else 0.0
 
-    def hazard(self, choice: LoggedStep) -> float:
-        """The chance that `choice` was to be flipped, given all before it, where the router does not draw."""
-        return choice.propensity * (self.rungs - 1) if choice.flipped else 1.0 - choice.propensity
+    def hazard(self, step: LoggedStep) -> float:
+        """The chance that `step` was to be flipped, given all before it, where the router does not draw."""
+        return step.propensity * (self.rungs - 1) if step.flipped else 1.0 - step.propensity
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,25 +114,25 @@ class Value:
     share: Estimate
 
 
-def compare_arms(played: Sequence[LoggedEpisode], unknown: Sequence[str] = ()) -> tuple[list[Arm], list[Difference]]:
+def compare_arms(episodes: Sequence[LoggedEpisode], unknown: Sequence[str] = ()) -> tuple[list[Arm], list[Difference]]:
     """Every arm, "main" first, and each other one's difference from it. `unknown` names the arm of each episode left out."""
-    names = sorted({p.arm for p in played}, key=lambda name: (name != "main", name))
-    groups = {name: [p for p in played if p.arm == name] for name in names}
+    names = sorted({e.arm for e in episodes}, key=lambda name: (name != "main", name))
+    groups = {name: [e for e in episodes if e.arm == name] for name in names}
     arms = [
         Arm(
             name,
-            tuple(sorted({p.policy for p in group})),
+            tuple(sorted({e.policy for e in group})),
             len(group),
             sum(arm == name for arm in unknown),
-            wilson(sum(p.success for p in group), len(group)),
-            bootstrap_mean([p.cost for p in group], resamples=RESAMPLES),
-            bootstrap_mean([p.share for p in group], resamples=RESAMPLES),
+            wilson(sum(e.success for e in group), len(group)),
+            bootstrap_mean([e.cost for e in group], resamples=RESAMPLES),
+            bootstrap_mean([e.share for e in group], resamples=RESAMPLES),
         )
         for name, group in groups.items()
     ]
     differences = []
     for other in arms[1:]:
-        costs = [_means([(p.cost,) for p in groups[a.name]], seed)[:, 0] for seed, a in enumerate((other, arms[0]))]
+        costs = [_means([(e.cost,) for e in groups[a.name]], seed)[:, 0] for seed, a in enumerate((other, arms[0]))]
         cost = Estimate(other.cost.value - arms[0].cost.value, *percentile_interval(costs[0] - costs[1]))
         differences.append(Difference(other.name, arms[0].name, newcombe(other.success, arms[0].success), cost))
     return arms, differences
@@ -143,7 +143,7 @@ def _means(rows: Sequence[Sequence[float]], seed: int = 0) -> Floats:
     return bootstrap_means(np.array(rows, dtype=np.float64), resamples=RESAMPLES, seed=seed)
 
 
-def flip_effects(played: Sequence[LoggedEpisode]) -> list[Effect]:
+def flip_effects(episodes: Sequence[LoggedEpisode]) -> list[Effect]:
     """Up and down the ladder: success with that one step flipped, minus success with no step flipped.
 
     The design is that of `routing.exploration`: each free step below the horizon is flipped with chance q, at most one in an
@@ -152,16 +152,16 @@ def flip_effects(played: Sequence[LoggedEpisode]) -> list[Effect]:
     one shows no chance of a flip is left out (so of an unflipped episode's chance, steps before the first free one are part).
     Raises CapabilityError where the router itself draws: a flip is then no more than one of its draws.
     """
-    designs = [(p, q) for p in played if (q := _chance(p)) > 0]
+    designs = [(e, q) for e in episodes if (q := _chance(e)) > 0]
     horizon: dict[float, int] = {}  # by q: 1 + the last step that was seen to have a chance
-    for p, q in designs:
-        steps = (c.step for c in p.choices if c.free and p.hazard(c) > _ROUNDING)
-        horizon[round(q, 9)] = max(horizon.get(round(q, 9), 0), 1 + max(steps))
-    if any(q * steps > 1 - 1e-6 for q, steps in horizon.items()):
+    for e, q in designs:
+        numbers = (s.step for s in e.steps if s.free and e.hazard(s) > _ROUNDING)
+        horizon[round(q, 9)] = max(horizon.get(round(q, 9), 0), 1 + max(numbers))
+    if any(q * length > 1 - 1e-6 for q, length in horizon.items()):
         raise CapabilityError("every long episode was flipped (explore = 1): there is none without a flip to compare with")
     found = []
     for direction, up in (("up", True), ("down", False)):
-        rows = [_flip_row(p, q, horizon[round(q, 9)], up) for p, q in designs]
+        rows = [_flip_row(e, q, horizon[round(q, 9)], up) for e, q in designs]
         columns = np.array(rows, dtype=np.float64).reshape(-1, 4)
         flips = int(np.count_nonzero(columns[:, 0]))
         effect = None
@@ -175,71 +175,71 @@ def flip_effects(played: Sequence[LoggedEpisode]) -> list[Effect]:
     return found
 
 
-def _chance(played: LoggedEpisode) -> float:
+def _chance(episode: LoggedEpisode) -> float:
     """q, the chance of each step to be the flipped one; 0 where nothing could be flipped."""
     chances = []
-    for choice in played.choices:
-        if choice.free:
-            hazard = played.hazard(choice)
-            chances.append(hazard / (1 + hazard * choice.step))
-            if choice.flipped:
+    for step in episode.steps:
+        if step.free:
+            hazard = episode.hazard(step)
+            chances.append(hazard / (1 + hazard * step.step))
+            if step.flipped:
                 break
     if not chances or chances[0] < _ROUNDING:
         return 0.0
     if any(abs(q - chances[0]) > _ROUNDING and q > _ROUNDING for q in chances):
         raise CapabilityError(
-            f"policy {played.policy} draws at random: the effect of a flip cannot be told from its draws; ask for the value "
+            f"policy {episode.policy} draws at random: the effect of a flip cannot be told from its draws; ask for the value "
             "of a --target, or choose episodes by --policy"
         )
     return chances[0]
 
 
-def _flip_row(played: LoggedEpisode, q: float, horizon: int, up: bool) -> tuple[float, float, float, float]:
+def _flip_row(episode: LoggedEpisode, q: float, horizon: int, up: bool) -> tuple[float, float, float, float]:
     """Weight and weight times success, first as an episode flipped this way, then as one without a flip."""
-    flip = next((c for c in played.choices if c.flipped), None)
+    flip = next((s for s in episode.steps if s.flipped), None)
     if flip is not None:
         room = 1 - flip.intended if up else flip.intended  # the share of the other rungs that lies this way
         weight = 1 / (q * room) if (flip.served > flip.intended) == up else 0.0
-        return weight, weight * played.success, 0.0, 0.0
-    free = [c for c in played.choices if c.free and c.step < horizon]
-    this_way = sum(c.intended < 1.0 if up else c.intended > 0.0 for c in free)
+        return weight, weight * episode.success, 0.0, 0.0
+    free = [s for s in episode.steps if s.free and s.step < horizon]
+    this_way = sum(s.intended < 1.0 if up else s.intended > 0.0 for s in free)
     weight = this_way / (1 - q * (len(free) + free[0].step))
-    return 0.0, 0.0, weight, weight * played.success
+    return 0.0, 0.0, weight, weight * episode.success
 
 
-def policy_value(played: Sequence[LoggedEpisode], targets: Sequence[Sequence[float]]) -> Value:
-    """Value of a policy that takes the served variant of choice t of episode i with probability `targets[i][t]`.
+def policy_value(episodes: Sequence[LoggedEpisode], targets: Sequence[Sequence[float]]) -> Value:
+    """Value of a policy that takes the served variant of step t of episode i with probability `targets[i][t]`.
 
     Raises CapabilityError when it would do what the recorded policies never did, or when so few episodes agree with it that
     they are worth less than `LEAST`.
     """
     weights = []
     impossible = 0
-    for episode, probabilities in zip(played, targets, strict=True):
+    for episode, probabilities in zip(episodes, targets, strict=True):
         weight = 1.0
-        for choice, probability in zip(episode.choices, probabilities, strict=True):
-            if not choice.free:
+        for step, probability in zip(episode.steps, probabilities, strict=True):
+            if not step.free:
                 continue
-            if choice.propensity >= 1.0 and probability < 1.0:
+            if step.propensity >= 1.0 and probability < 1.0:
                 impossible += 1  # the rest of the target's probability is on a variant that could not have been served
                 break
-            weight *= probability / choice.propensity
+            weight *= probability / step.propensity
             if weight == 0.0:
                 break
         weights.append(weight)
     if impossible:
         raise CapabilityError(
-            f"no overlap: in {impossible} of {len(played)} episodes the target would do what was never tried there (propensity "
-            "0); record with mode explore, a split or a router that draws, or choose episodes by --policy"
+            f"no overlap: in {impossible} of {len(episodes)} episodes the target would do what was never tried there "
+            "(propensity 0); record with mode explore, a split or a router that draws, or choose episodes by --policy"
         )
     w = np.array(weights, dtype=np.float64)
     effective = _effective(w)
     if effective < LEAST:
         raise CapabilityError(
-            f"too little overlap: {len(played)} episodes are worth {effective:.1f} of the target's own, at least {LEAST} are "
+            f"too little overlap: {len(episodes)} episodes are worth {effective:.1f} of the target's own, at least {LEAST} are "
             "needed; record more, or choose a target nearer to what was served"
         )
-    values = np.array([(p.success, p.cost, p.share) for p in played], dtype=np.float64)
+    values = np.array([(e.success, e.cost, e.share) for e in episodes], dtype=np.float64)
     for kind, of_kind in (("won", w[values[:, 0] > 0]), ("lost", w[values[:, 0] <= 0])):
         # Lost episodes are long, so their weights spread most: the whole can look well covered when they are not.
         worth = _effective(of_kind)
@@ -252,7 +252,7 @@ def policy_value(played: Sequence[LoggedEpisode], targets: Sequence[Sequence[flo
     point, samples = columns.mean(axis=0), bootstrap_means(columns, resamples=RESAMPLES)
     means = [ratio_estimate(float(point[i]), float(point[0]), samples[:, i], samples[:, 0]) for i in (1, 2, 3)]
     success, cost, share = (m for m in means if m is not None)  # the weights do not sum to zero
-    return Value(len(played), effective, success, cost, share)
+    return Value(len(episodes), effective, success, cost, share)
 
 
 def _effective(weights: Floats) -> float:
@@ -260,18 +260,18 @@ def _effective(weights: Floats) -> float:
     return float(weights.sum() ** 2 / np.square(weights).sum()) if weights.any() else 0.0
 
 
-def summary(played: Sequence[LoggedEpisode], unknown: Sequence[str]) -> list[str]:
+def summary(episodes: Sequence[LoggedEpisode], unknown: Sequence[str]) -> list[str]:
     """Arms, their differences and the effect of flips as lines of text."""
-    arms, differences = compare_arms(played, unknown)
+    arms, differences = compare_arms(episodes, unknown)
     lines = []
     for arm in arms:
         lines.append(f"{arm.name} ({', '.join(arm.policies)}): {arm.episodes} episodes, {arm.unknown} more without an outcome")
         lines += _figures(arm.success, arm.cost, arm.share)
     for d in differences:
         lines.append(f"{d.first} minus {d.second}: success {_points(d.success)} points, cost {_number(d.cost)}")
-    if any(c.flipped for p in played for c in p.choices):
+    if any(s.flipped for e in episodes for s in e.steps):
         try:
-            effects = flip_effects(played)
+            effects = flip_effects(episodes)
         except CapabilityError as error:
             return [*lines, str(error)]
         for effect in effects:

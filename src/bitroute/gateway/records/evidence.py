@@ -1,4 +1,4 @@
-"""Recorded episodes as what `estimate` computes with: choices on a ladder, and what another router would have chosen there.
+"""Recorded episodes as what `estimate` computes with: steps on a ladder, and what another router would have chosen there.
 
 It knows records and routers, nothing of weights and intervals.
 """
@@ -26,7 +26,7 @@ OVERRULED: Final = frozenset({"late", "router-error", "saturated", "switch", "fo
 
 @dataclass(slots=True)
 class Evidence:
-    """Episodes with a known outcome; `targets[i][t]` is the target's probability of what was served at choice t of episode i.
+    """Episodes with a known outcome; `targets[i][t]` is the target's probability of what was served at step t of episode i.
 
     `unknown` names the arms of episodes without an outcome. `partial` counts those that say nothing of a policy and are left
     out: not recorded from their first step (branches, histories that the client brought along), or no step was a router's to
@@ -34,7 +34,7 @@ class Evidence:
     """
 
     ladder: tuple[str, ...] = ()
-    played: list[LoggedEpisode] = field(default_factory=list)
+    episodes: list[LoggedEpisode] = field(default_factory=list)
     targets: list[list[float]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     partial: int = 0
@@ -62,24 +62,24 @@ def gather(engine: Engine, wanted: Filter, target: str | None = None, budget: fl
         elif episode.success is None:
             found.unknown.append(episode.arm)
         else:
-            found.played.append(_played(recorded, decided, episode.success))
+            found.episodes.append(_logged(recorded, decided, episode.success))
             if router is not None:
                 chosen = _decisions(engine, recorded, router)
                 served = [recorded.steps[t].decision or "" for t in decided]
                 found.targets.append([_probability(chosen[t], s, found.ladder) for t, s in zip(decided, served, strict=True)])
-    if not found.played:
+    if not found.episodes:
         raise DataError("records: no wanted episode was routed from its first step and has an outcome; report success for some")
     return found
 
 
-def _played(recorded: Recorded, decided: Iterable[int], success: bool) -> LoggedEpisode:
+def _logged(recorded: Recorded, decided: Iterable[int], success: bool) -> LoggedEpisode:
     episode, top = recorded.episode, len(recorded.ladder) - 1
     height = {name: rung / top for rung, name in enumerate(recorded.ladder)}
-    choices = []
+    steps = []
     for step in (recorded.steps[t] for t in decided):
         if step.decision not in height or step.intended not in height or step.propensity is None:
             raise DataError(f"records: episode {episode.id} has variants that are not of its ladder {episode.ladder}")
-        choices.append(
+        steps.append(
             LoggedStep(
                 step.step,
                 height[step.decision],
@@ -90,7 +90,7 @@ def _played(recorded: Recorded, decided: Iterable[int], success: bool) -> Logged
             )
         )
     cost = sum(step.cost for step in recorded.steps)
-    return LoggedEpisode(episode.policy or "none", episode.arm, success, cost, tuple(choices), top + 1)
+    return LoggedEpisode(episode.policy or "none", episode.arm, success, cost, tuple(steps), top + 1)
 
 
 def _router(spec: str, ladder: Sequence[str], budget: float | None) -> Router:
