@@ -172,8 +172,9 @@ class Policy:
         """
         if variant is not None and variant not in self.ladder:
             raise GatewayError(400, f"There is no variant {variant!r}", code="invalid_value", param="variant")
-        log.warning("kill switch: %s", "off, the router decides again" if variant is None else f"everything goes to {variant}")
-        self._switched = variant
+        if variant != self._switched:  # a worker among several is told again by itself
+            self._switched = variant
+            log.warning("kill switch: %s", f"everything goes to {variant}" if variant else "off, the router decides again")
 
     def status(self) -> dict[str, object]:
         """Figures for people: of the main arm at its budget, of every arm below `arms`, and counts since the start."""
