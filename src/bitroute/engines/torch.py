@@ -17,8 +17,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from bitroute.engines.constraint import Trie
+from bitroute.engines.decoding import Decoding
 from bitroute.engines.engine import CacheMode, Generation, Sampling
-from bitroute.episode import Signals, Usage
 from bitroute.errors import CapabilityError, ConfigError
 from bitroute.nn.decoder import Decoder
 from bitroute.nn.kv_cache import Cache, extend_cached
@@ -103,20 +103,23 @@ class TorchEngine:
         when a context outgrows the model's positions.
         """
         self._check(contexts, variants)
-        rows = [_Decoding(c, v, t, sampling) for c, v, t in zip(contexts, variants, constraints, strict=True)]
+        rows = [
+            (context, Decoding(context.tokens, variant, trie, sampling, seed=context.seed, end_token=self.end_token))
+            for context, variant, trie in zip(contexts, variants, constraints, strict=True)
+        ]
         active = rows
         while active:
-            by_variant: dict[str, list[_Decoding]] = defaultdict(list)
-            for row in active:
-                by_variant[row.variant].append(row)
+            by_variant: dict[str, list[tuple[TorchContext, Decoding]]] = defaultdict(list)
+            for context, decoding in active:
+                by_variant[decoding.variant].append((context, decoding))
             for variant, group in by_variant.items():
-                pending = [self._pending(r.context, variant) for r in group]
-                logprobs = self._logprobs([r.context for r in group], pending, [1] * len(group), variant)
-                for row, new, predicted in zip(group, pending, logprobs, strict=True):
-                    row.count(len(new))
-                    row.choose(predicted, self.end_token)
-            active = [row for row in active if not row.done]
-        return [row.result() for row in rows]
+                pending = [self._pending(context, variant) for context, _ in group]
+                logprobs = self._logprobs([context for context, _ in group], pending, [1] * len(group), variant)
+                for (_, decoding), new, predicted in zip(group, pending, logprobs, strict=True):
+                    decoding.count(len(new))
+                    decoding.choose(predicted)
+            active = [row for row in active if not row[1].done]
+        return [decoding.result() for _, decoding in rows]
 
     @torch.inference_mode()
     def score(
@@ -170,56 +173,3 @@ class TorchEngine:
         hidden = extend_cached(model, caches, new, wanted)
         logprobs: npt.NDArray[np.float32] = F.log_softmax(model.logits(hidden).float(), dim=-1).cpu().numpy()
         return logprobs
-
-
-class _Decoding:
-    """One action in the making: what is picked from each distribution, and what that revealed and cost."""
-
-    def __init__(self, context: TorchContext, variant: str, trie: Trie | None, sampling: Sampling) -> None:
-        self.context, self.variant, self.trie, self.sampling = context, variant, trie, sampling
-        self.prompt = len(context.tokens)
-        self.random = np.random.default_rng([context.seed, *context.tokens]) if sampling.temperature > 0 else None
-        self.signals: tuple[list[float], ...] = ([], [], [], [])
-        self.prefill = self.decode = 0
-        self.done = False
-
-    def count(self, processed: int) -> None:
-        """The first pass prefills, all later ones decode."""
-        if self.prefill:
-            self.decode += processed
-        else:
-            self.prefill = processed
-
-    def choose(self, logprobs: npt.NDArray[np.float32], end_token: int) -> None:
-        """Pick the next token from raw log-probabilities [vocabulary]; then follow the trie as far as it forces."""
-        allowed = np.arange(len(logprobs)) if self.trie is None else np.array(self.trie.allowed)
-        raw = logprobs[allowed].astype(np.float64)
-        pick = self._pick(raw)
-        if len(allowed) > 1:
-            constrained = raw - np.logaddexp.reduce(raw)
-            probabilities = np.exp(constrained)
-            second, first = np.partition(probabilities, -2)[-2:]
-            revealed = (raw[pick], constrained[pick], -probabilities @ constrained, first - second)
-            for values, value in zip(self.signals, revealed, strict=True):
-                values.append(float(value))
-        self._append(int(allowed[pick]), end_token)
-        while self.trie is not None and not self.done and len(self.trie.children) == 1:
-            self._append(next(iter(self.trie.children)), end_token)
-
-    def result(self) -> Generation:
-        """The whole action; the first `prompt` tokens of the context were there before."""
-        usage = Usage(self.variant, prefill=self.prefill, cached=self.prompt - self.prefill, decode=self.decode)
-        return Generation(tuple(self.context.tokens[self.prompt :]), Signals(*map(tuple, self.signals)), usage)
-
-    def _pick(self, raw: npt.NDArray[np.float64]) -> int:
-        """An index into log-probabilities that need not sum to one."""
-        if self.random is None:
-            return int(np.argmax(raw))
-        tempered = np.exp((raw - raw.max()) / self.sampling.temperature)
-        return int(self.random.choice(len(raw), p=tempered / tempered.sum()))
-
-    def _append(self, token: int, end_token: int) -> None:
-        self.context.tokens.append(token)
-        if self.trie is not None:
-            self.trie = self.trie.children[token]
-        self.done = token == end_token or len(self.context.tokens) - self.prompt >= self.sampling.max_tokens

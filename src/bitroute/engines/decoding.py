@@ -1,0 +1,73 @@
+"""One action in the making: what is picked from each distribution, under a constraint, and what that reveals and costs.
+
+Every engine picks alike: greedily the first of equals, or at random with the context's seed; tokens that a constraint forces
+are appended without a pass. It knows token ids and log-probabilities, and not where these come from.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from bitroute.engines.constraint import Trie
+from bitroute.engines.engine import Generation, Sampling
+from bitroute.episode import Signals, Usage
+
+
+class Decoding:
+    """Appends an action to `tokens`, a context's, which are not empty. `count` each pass, `choose` after it, until `done`.
+
+    `trie` limits the action, `end_token` ends it. A sampled token is a function of `seed` and of the tokens before: it depends
+    neither on other contexts nor on what was generated before.
+    """
+
+    def __init__(
+        self, tokens: list[int], variant: str, trie: Trie | None, sampling: Sampling, *, seed: int, end_token: int
+    ) -> None:
+        self.tokens, self.variant, self.trie, self.sampling, self.end_token = tokens, variant, trie, sampling, end_token
+        self.prompt = len(tokens)
+        self.random = np.random.default_rng([seed, *tokens]) if sampling.temperature > 0 else None
+        self.signals: tuple[list[float], ...] = ([], [], [], [])
+        self.prefill = self.decode = 0
+        self.done = False
+
+    def count(self, processed: int) -> None:
+        """A pass read `processed` tokens: the first one prefills, all later ones decode."""
+        if self.prefill:
+            self.decode += processed
+        else:
+            self.prefill = processed
+
+    def choose(self, logprobs: npt.NDArray[np.float32]) -> None:
+        """Pick the next token from raw log-probabilities [vocabulary]; then follow the trie as far as it forces."""
+        allowed = np.arange(len(logprobs)) if self.trie is None else np.array(self.trie.allowed)
+        raw = logprobs[allowed].astype(np.float64)
+        pick = self._pick(raw)
+        if len(allowed) > 1:
+            constrained = raw - np.logaddexp.reduce(raw)
+            probabilities = np.exp(constrained)
+            second, first = np.partition(probabilities, -2)[-2:]
+            revealed = (raw[pick], constrained[pick], -probabilities @ constrained, first - second)
+            for values, value in zip(self.signals, revealed, strict=True):
+                values.append(float(value))
+        self._append(int(allowed[pick]))
+        while self.trie is not None and not self.done and len(self.trie.children) == 1:
+            self._append(next(iter(self.trie.children)))
+
+    def result(self) -> Generation:
+        """The whole action; the first `prompt` tokens were there before."""
+        usage = Usage(self.variant, prefill=self.prefill, cached=self.prompt - self.prefill, decode=self.decode)
+        return Generation(tuple(self.tokens[self.prompt :]), Signals(*map(tuple, self.signals)), usage)
+
+    def _pick(self, raw: npt.NDArray[np.float64]) -> int:
+        """An index into log-probabilities that need not sum to one."""
+        if self.random is None:
+            return int(np.argmax(raw))
+        tempered = np.exp((raw - raw.max()) / self.sampling.temperature)
+        return int(self.random.choice(len(raw), p=tempered / tempered.sum()))
+
+    def _append(self, token: int) -> None:
+        self.tokens.append(token)
+        if self.trie is not None:
+            self.trie = self.trie.children[token]
+        self.done = token == self.end_token or len(self.tokens) - self.prompt >= self.sampling.max_tokens
