@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
+from bitroute.agents.template import StepTokens
 from bitroute.engines.constraint import Trie
 from bitroute.episode import Observation, Task, Transition
 from bitroute.nn.tokenizer import Tokenizer, train_tokenizer
@@ -94,6 +95,19 @@ class ToyAgent:
 
     def constraint(self, admissible: Sequence[str]) -> Trie:
         return Trie.of(self.completion(command) for command in admissible)
+
+
+class ToyFormat(ToyAgent):
+    """The agent's format for recorded episodes: nothing of what was written before is ever written anew."""
+
+    vocab_size = len(WORDS)
+
+    def steps(self, messages: Sequence[str], actions: Sequence[str]) -> Iterator[StepTokens]:
+        kept = 0
+        for number, (message, action) in enumerate(zip(messages, actions, strict=True)):
+            prompt, completion = self.prompt(message, first=number == 0), self.completion(action)
+            yield StepTokens(kept, prompt, completion)
+            kept += len(prompt) + len(completion)
 
 
 def toy_tokenizer() -> Tokenizer:

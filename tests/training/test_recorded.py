@@ -11,63 +11,25 @@ from bitroute.cli.main import main
 from bitroute.episode import Decision, Episode, Step, Usage, View
 from bitroute.errors import ConfigError, DataError
 from bitroute.gateway.routing.loading import load_router
-from bitroute.rollout.player import Player, play
+from bitroute.nn.tokenizer import Tokenizer, train_tokenizer
 from bitroute.routers.encoder.dataset import Reader, read_episode
 from bitroute.routers.encoder.router import load_encoder
-from bitroute.routers.rules import Random
 from bitroute.routers.views import views_of
 from bitroute.store.traces import TraceWriter, read_traces
-from bitroute.training.recorded import high_of, label, label_all, lessons, split, train
+from bitroute.training.recorded import high_of, router_tokenizer, split, train, training_set
+from support.chat import write_tokenizer
 from support.checkpoint import write_checkpoint
-from support.engine import FakeEngine
-from support.toy import ToyAgent, ToyEnvironment, toy_task, toy_tokenizer
+from support.episodes import bare, played
+from support.toy import toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
-
-
-def played(count: int, share: float = 0.5, first: int = 0) -> list[Episode]:
-    """Labelled episodes of the toy."""
-    player = Player(ToyEnvironment, ToyAgent(), FakeEngine(), Random(("low", "high"), share), label=True)
-    return list(play(player, [(toy_task(i), 0) for i in range(first, first + count)], "random"))
-
-
-def bare(episode: Episode) -> Episode:
-    """The episode as a gateway would have recorded it."""
-    return replace(episode, steps=tuple(replace(s, sensitivity=None, signals=None) for s in episode.steps))
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_labels_are_those_that_playing_takes(share: float) -> None:
-    episodes = played(6, share)
-    engine = FakeEngine(max_length=4096)
-    found = label(engine, ToyAgent(), [bare(e) for e in episodes], "high")
-    for had, has in zip(episodes, found, strict=True):
-        for before, after in zip(had.steps, has.steps, strict=True):
-            expected, label_ = before.sensitivity, after.sensitivity
-            assert expected
-            assert label_
-            assert label_.kl_sum == pytest.approx(expected.raw_sum, abs=1e-6)
-            assert label_.kl_sum == pytest.approx(label_.raw_sum)
-            assert (label_.action, label_.agrees) == (expected.action, expected.agrees)
-            assert (label_.kl_sum > 0.5) == before.message.startswith("hard")
-            assert replace(after, sensitivity=None) == replace(before, sensitivity=None, signals=None)
-    assert engine.alive == 0
-
-
-def test_what_has_no_room_is_cut_off() -> None:
-    (episode,) = [bare(e) for e in played(1)]
-    room = FakeEngine(max_length=512 + 3 * 9 + 6)  # three steps, a fourth message, and what an action may take
-    (found,) = label(room, ToyAgent(), [episode], "high")
-    assert [s.message for s in found.steps] == [s.message for s in episode.steps[:4]]
-    assert label(FakeEngine(max_length=100), ToyAgent(), [episode], "high") == []
-    assert label(room, ToyAgent(), [], "high") == []
 
 
 def test_a_step_is_learned_from_once() -> None:
     first, second = played(2)
     branch = replace(first, task_id="branch", steps=(*first.steps[:4], *second.steps[4:]))
     reader = Reader(TOKENIZER)
-    found = lessons(reader, [first, branch, first], "high")
+    found = training_set(reader, [first, branch, first], "high", 4096)
     assert [len(row.divergences) for row in found.labelled] == [6, 2]
     whole, part = read_episode(reader, branch, "high"), found.labelled[1].trajectory
     assert part.tokens == whole.tokens
@@ -76,6 +38,18 @@ def test_a_step_is_learned_from_once() -> None:
     assert part.actions == [at for at in whole.actions if at > whole.decisions[4]]
     assert found.rows.shape == (8, 16)
     assert found.divergences.tolist() == [d for row in found.labelled for d in row.divergences]
+
+
+def test_what_a_router_has_no_room_to_read_is_not_learned_from() -> None:
+    (episode,), reader = played(1), Reader(TOKENIZER)
+    whole = read_episode(reader, episode, "high")
+    room = whole.decisions[3] + 1  # the fourth message ends here; its action would not be read
+    (found,) = training_set(reader, [episode], "high", room).labelled
+    assert found.trajectory.tokens == whole.tokens[:room]
+    assert found.trajectory.decisions == whole.decisions[:4]
+    assert found.trajectory.actions == [at for at in whole.actions if at < room]
+    assert len(found.divergences) == len(found.trajectory.signals) == 4
+    assert training_set(reader, [episode], "high", 3).labelled == []
 
 
 def test_episodes_that_begin_alike_are_held_out_together() -> None:
@@ -103,15 +77,21 @@ def test_the_high_variant_shows_or_must_be_named() -> None:
         high_of([named], None)
 
 
-def test_labelling_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    episodes = [bare(e) for e in played(20)]
-    path = tmp_path / "labels.jsonl"
-    whole = label_all(FakeEngine(max_length=4096), ToyAgent(), episodes, "high", path)
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:7]) + lines[7][:50])  # killed in mid-write
-    engine = FakeEngine(max_length=4096)
-    assert label_all(engine, ToyAgent(), episodes, "high", path) == whole
-    assert len(engine.contexts) == 13
+def test_a_router_takes_over_small_tokenizers_of_ours_alone(tmp_path: Path, model: Path) -> None:
+    assert router_tokenizer(model, []).vocab_size == Tokenizer.load(model).vocab_size == 766
+    episodes = [conversation(number) for number in range(3)]
+    for text in (None, "{}", (write_tokenizer(tmp_path / "chatml", "chatml") / "tokenizer.json").read_text()):
+        if text is not None:
+            (tmp_path / "tokenizer.json").write_text(text)
+        made = router_tokenizer(tmp_path, episodes)
+        assert len(made.encode(" kitchen")) == 1
+        assert made.decode(made.encode("You see a κitchen.")) == "You see a κitchen."
+        assert router_tokenizer(tmp_path, episodes[::-1]).encode("go to drawer") == made.encode("go to drawer")
+    words = " ".join(f"word{chr(97 + a)}{chr(97 + b)}{c}" for a in range(26) for b in range(26) for c in "xyz")
+    big = train_tokenizer([words], 3000)
+    big.save(tmp_path)
+    assert big.vocab_size > 2048
+    assert router_tokenizer(tmp_path, episodes).vocab_size < 2048
 
 
 def test_both_routers_find_the_hard_steps(tmp_path: Path) -> None:

@@ -102,6 +102,10 @@ def train_router(
         str | None, typer.Option(help="Scheme of its low variant, which labels the traces together with it.")
     ] = None,
     high: Annotated[str | None, typer.Option(help="What the traces call the high variant, if that is not plain.")] = None,
+    tools: Annotated[
+        Path | None,
+        typer.Option(help="JSON list of the tools that the recorded requests defined, as they had it; traces do not hold it."),
+    ] = None,
 ) -> None:
     """Train the router: KL-ST, then GRPO.
 
@@ -115,10 +119,12 @@ def train_router(
     if traces is not None:
         if config is not None:
             raise ConfigError("--config describes what is played, with --traces nothing is: use one of them")
-        _learn(traces, model, low, high, out)
+        _learn(traces, model, low, high, tools, out)
         return
     if model is not None or low is not None or high is not None:
         raise ConfigError("--model, --low and --high go with --traces; without it they stand in the configuration")
+    if tools is not None:
+        raise ConfigError("--tools goes with --traces")
     use_alfworld_data(alfworld_data)
     stored = out / CONFIG
     source = config or (stored if stored.exists() else None)
@@ -179,7 +185,7 @@ def demo(out: Out = Path("runs/demo"), model: Model = MODEL, cores: Cores = None
         _whole(run)
 
 
-def _learn(traces: Path, model: Path | None, low: str | None, high: str | None, out: Path) -> None:
+def _learn(traces: Path, model: Path | None, low: str | None, high: str | None, tools: Path | None, out: Path) -> None:
     """Train on what was recorded."""
     from bitroute.store.features import is_features  # noqa: PLC0415
     from bitroute.training.effects import train_effects  # noqa: PLC0415
@@ -191,10 +197,13 @@ def _learn(traces: Path, model: Path | None, low: str | None, high: str | None, 
         return
     if model is None or low is None:
         raise ConfigError("--traces needs --model and --low: their steps are labelled with both variants of the model")
+    need("torch", "transformers")
+    from bitroute.agents.template import read_tools  # noqa: PLC0415
     from bitroute.envs.alfworld.suite import FAILURES  # noqa: PLC0415
     from bitroute.training.recorded import train_recorded  # noqa: PLC0415
 
-    found = train_recorded(traces, model, low, high, out, FAILURES)
+    definitions = read_tools(tools) if tools else ()
+    found = train_recorded(traces, model, low, high, out, failures=FAILURES, tools=definitions)
     typer.echo(
         f"{found['steps']} steps of {found['episodes']} episodes labelled; {found['captured']:.0%} of the held-out divergence "
         f"lies in the 30 % of the steps that score highest; routers are in {out / 'routers'}: kl-st and signals.json"

@@ -117,7 +117,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, words: Iterable[str] 
     whole = sorted({piece for word in words for piece in _pieces(word)})
     counts = Counter(piece for text in texts for piece in _pieces(text))
     further = sorted(counts.keys() - set(whole), key=lambda piece: (-counts[piece], piece))
-    fits, too_many = -1, len(further) + 1
+    fits, too_many = -1, min(len(further), vocab_size) + 1  # each is a token of its own
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
         if _train(whole + further[:middle]).get_vocab_size() <= vocab_size:

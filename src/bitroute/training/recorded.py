@@ -1,30 +1,29 @@
-"""From recorded traffic to a router: labels the steps of traces with both variants of a model, and trains stage 1 on them.
+"""From recorded traffic to a router: has the steps of traces labelled by both variants of a model, and trains stage 1 on them.
 
-Nothing is played: episodes are read as they went, so labels are along the trajectories of whoever served them. The divergence
-of a step is over the answer that the high variant gave; where low answered, over the one that high generates there, greedily.
-Knows traces, an engine and an agent's prompt format, and no environment.
+Texts become the model's tokens by its own chat template, and the router's by a tokenizer of its own: a vocabulary of 150,000
+would make its embeddings sixty times as large as the rest of it. Knows traces and directories, and no environment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from bitroute.agents.agent import Agent
-from bitroute.engines.engine import Engine, Sampling
-from bitroute.engines.loading import HIGH, host, identity, quantize
-from bitroute.engines.sensitivity import isolated, step_divergences
-from bitroute.envs.alfworld.agent import AlfworldAgent
-from bitroute.episode import Episode, Sensitivity
+from bitroute.agents.chat import ChatAgent
+from bitroute.agents.template import ChatTemplate
+from bitroute.engines.loading import identity, quantize
+from bitroute.engines.registry import load_engine
+from bitroute.engines.spec import EngineSpec
+from bitroute.episode import Episode
 from bitroute.errors import ConfigError, DataError
-from bitroute.nn.tokenizer import Tokenizer
+from bitroute.nn.tokenizer import Tokenizer, train_tokenizer
 from bitroute.quantization.scheme import Scheme
 from bitroute.routers.calibrated import Calibrated, save_calibration
 from bitroute.routers.encoder.dataset import Reader, Trajectory, read_episode
@@ -34,68 +33,15 @@ from bitroute.routers.router import SavedRouter
 from bitroute.routers.signals import Floats, SignalsRouter, features, fit
 from bitroute.routers.views import views_of
 from bitroute.store.runs import RunDirectory, digest
-from bitroute.store.traces import TraceWriter, read_traces
+from bitroute.store.traces import read_traces
+from bitroute.training.labelling import label_all, spell
 from bitroute.training.supervised import LabelledTrajectory, SupervisedRecipe, predict, train_supervised
 
 BUDGETS: Final = (0.1, 0.2, 0.3, 0.5)  # that thresholds are given for
 BUDGET: Final = 0.3  # at which tau and the epoch are chosen
 QUANTILES: Final = (0.7, 0.8, 0.9)  # candidates for tau
-LONGEST: Final = 512  # tokens of an action that high generates itself
-GROUP: Final = 16  # episodes that are labelled together
+VOCABULARY: Final = 2048  # tokens of a router's own tokenizer, and the most that it takes over from its model
 HELD: Final = 5  # one in so many groups of episodes is held out
-
-
-def label(engine: Engine[Any], agent: Agent, episodes: Sequence[Episode], high: str) -> list[Episode]:
-    """The episodes with a label on every step, in order. `high` is what the traces call the high variant.
-
-    An episode ends before the step that the engine has no room for; what is empty then is left out.
-    """
-    ends = {index: len(episode.steps) for index, episode in enumerate(episodes)}
-    labels: list[list[Sensitivity]] = [[] for _ in episodes]
-    contexts = [engine.open() for _ in episodes]
-    for number in range(max(ends.values(), default=0)):
-        active = []
-        for index in [i for i, end in ends.items() if end > number]:
-            step, context = episodes[index].steps[number], contexts[index]
-            prompt = agent.prompt(step.message, first=number == 0)
-            if engine.length(context) + len(prompt) + max(LONGEST, len(agent.completion(step.action))) > engine.max_length:
-                ends[index] = number
-                continue
-            engine.extend(context, prompt)
-            active.append(index)
-        chosen = [contexts[i] for i in active]
-        actions = _actions(engine, agent, chosen, [episodes[i].steps[number] for i in active], high)
-        rows = []
-        for variant in (engine.ladder[-1], engine.ladder[0]):
-            with isolated(engine, chosen) as used:
-                rows.append(engine.score(used, actions, variant))
-        for index, tokens, at_high, at_low in zip(active, actions, *rows, strict=True):
-            parts = step_divergences(at_high, at_low, None)
-            agrees = list(at_low.argmax(axis=-1)) == list(tokens)  # teacher-forced, low would have gone the same way
-            total = sum(parts)
-            labels[index].append(Sensitivity(total, total / len(parts), max(parts), total, agent.parse(tokens), agrees))
-            engine.extend(contexts[index], agent.completion(episodes[index].steps[number].action))
-    for context in contexts:
-        engine.close(context)
-    return [
-        replace(e, steps=tuple(replace(s, sensitivity=found) for s, found in zip(e.steps, own, strict=False)))
-        for e, own in zip(episodes, labels, strict=True)
-        if own
-    ]
-
-
-def _actions(
-    engine: Engine[Any], agent: Agent, contexts: Sequence[Any], steps: Sequence[Any], high: str
-) -> list[Sequence[int]]:
-    """High's action at each step: the recorded one where it is high's."""
-    actions = {i: agent.completion(step.action) for i, step in enumerate(steps) if step.decision.variant == high}
-    other = [i for i in range(len(steps)) if i not in actions]
-    if other:
-        with isolated(engine, [contexts[i] for i in other]) as used:
-            names, free = [engine.ladder[-1]] * len(used), [None] * len(used)
-            for i, generation in zip(other, engine.generate(used, names, free, Sampling(max_tokens=LONGEST)), strict=True):
-                actions[i] = list(generation.tokens)
-    return [actions[i] for i in range(len(steps))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +53,12 @@ class TrainingSet:
     divergences: Floats
 
 
-def lessons(reader: Reader, episodes: Sequence[Episode], high: str, failures: Sequence[str] = ()) -> TrainingSet:
+def training_set(
+    reader: Reader, episodes: Sequence[Episode], high: str, room: int, failures: Sequence[str] = ()
+) -> TrainingSet:
     """Steps that were met before with the very same history (a branch's beginning, an opening played again) are read, not
-    learned from again. `failures` are the environment's phrases that features count as a failure.
+    learned from again. Of an episode longer than the encoder's `room`, in its tokens, the beginning is learned. `failures` are
+    the environment's phrases that features count as a failure.
     """
     seen: set[bytes] = set()
     found: list[LabelledTrajectory] = []
@@ -121,20 +70,21 @@ def lessons(reader: Reader, episodes: Sequence[Episode], high: str, failures: Se
             fresh.append(chain not in seen)
             seen.add(chain)
             chain = blake2b(chain + repr(step.action).encode(), digest_size=16).digest()
-        kept = [t for t, new in enumerate(fresh) if new]
+        trajectory = read_episode(reader, episode, high)
+        kept = [t for t, new in enumerate(fresh) if new and trajectory.decisions[t] < room]
         if kept:
             divergences = [s.sensitivity.kl_sum for s in episode.steps if s.sensitivity]
-            found.append(LabelledTrajectory(_only(read_episode(reader, episode, high), kept), [divergences[t] for t in kept]))
-            rows += [features(view, high, failures=failures) for t, view in enumerate(views_of(episode)) if fresh[t]]
+            found.append(LabelledTrajectory(_only(trajectory, kept, room), [divergences[t] for t in kept]))
+            rows += [features(view, high, failures=failures) for t, view in enumerate(views_of(episode)) if t in kept]
     return TrainingSet(found, np.array(rows), np.array([d for row in found for d in row.divergences]))
 
 
-def _only(trajectory: Trajectory, steps: Sequence[int]) -> Trajectory:
-    """The same tokens with the decisions and actions of some steps."""
+def _only(trajectory: Trajectory, steps: Sequence[int], room: int) -> Trajectory:
+    """The same tokens, as far as there is room, with the decisions and actions of some steps."""
     ends = [*trajectory.decisions[1:], len(trajectory.tokens)]
-    spans = [(trajectory.decisions[t], ends[t]) for t in steps]
+    spans = [(trajectory.decisions[t], min(ends[t], room)) for t in steps]
     return Trajectory(
-        trajectory.tokens,
+        trajectory.tokens[:room],
         [trajectory.decisions[t] for t in steps],
         [trajectory.signals[t] for t in steps],
         [at for at in trajectory.actions if any(first < at < end for first, end in spans)],
@@ -159,60 +109,68 @@ def split(episodes: Sequence[Episode]) -> tuple[list[Episode], list[Episode]]:
 
 
 def train_recorded(
-    traces: Path, model: Path, low: str, high: str | None, out: Path, failures: Sequence[str] = ()
+    traces: Path,
+    model: Path,
+    low: str,
+    high: str | None,
+    out: Path,
+    *,
+    failures: Sequence[str] = (),
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Label the traces and train both learned routers into `out`; what was found, as numbers. `failures` are phrases by which
     the environment refuses an action.
 
-    A run that was stopped goes on with the next episode. Raises DataError for unreadable traces or too few of them, ConfigError
+    `tools` are the definitions that the recorded requests had, which traces lack. A run that was stopped goes on with the next
+    episode. Raises DataError for unreadable traces, too few of them, and a model without a usable chat template, ConfigError
     where it does not show which variant of the traces is the high one.
     """
-    scheme, tokenizer, name = Scheme.parse(low), Tokenizer.load(model), identity(model)
+    scheme, agent = Scheme.parse(low), ChatAgent(ChatTemplate.load(model, tools))
+    name, spec = identity(model), EngineSpec(model=model, schemes=(low,), variants=out / "variants", dtype="float32")
     episodes = [e for e in read_traces(traces) if e.steps]
-    top = high_of(episodes, high)
-    agent = AlfworldAgent(tokenizer)
-    settings = {"traces": digest(traces), "model": name, "low": str(scheme), "high": top}
+    top = high_of(episodes, high, ("high", spec.high))
+    settings = {"traces": digest(traces), "model": name, "low": str(scheme), "high": top, "template": agent.template.digest}
     with RunDirectory(out, settings) as run:
-
-        def calibration() -> tuple[list[torch.Tensor], str]:
-            reader = Reader(tokenizer)
-            tokens = [read_episode(reader, e, top).tokens[:1024] for e in episodes[:64]]
-            return [torch.tensor([row]) for row in tokens], f"{len(tokens)} recorded episodes"
-
-        quantize(model, low, out / "variants", calibration)
-        engine = host(model, (low,), out / "variants", end_token=tokenizer.end)
+        quantize(model, low, spec.variants, partial(calibration, agent, episodes))
+        engine = load_engine(spec, agent.end)
         labelled = label_all(engine, agent, episodes, top, out / "traces" / "labels.jsonl")
-        return run.once("metrics", lambda: train(labelled, tokenizer, top, (low, HIGH), name, out / "routers", failures))
+        tokenizer = router_tokenizer(model, episodes)
+        return run.once("metrics", lambda: train(labelled, tokenizer, top, spec.ladder, name, out / "routers", failures))
 
 
-def high_of(episodes: Sequence[Episode], given: str | None) -> str:
-    """What the traces call the high variant. Raises ConfigError where that does not show."""
+def calibration(agent: ChatAgent, episodes: Sequence[Episode]) -> tuple[list[torch.Tensor], str]:
+    """Token batches [1, t] for GPTQ: recorded episodes as the model read them."""
+    batches = []
+    for episode in episodes[:64]:
+        tokens: list[int] = []
+        for step in spell(agent, episode):
+            tokens = [*tokens[: step.kept], *step.prompt, *step.completion]
+        batches.append(torch.tensor([tokens[:1024]]))
+    return batches, f"{len(batches)} recorded episodes"
+
+
+def router_tokenizer(model: Path, episodes: Sequence[Episode]) -> Tokenizer:
+    """The tokenizer of the router: the model's, where that is one of this package and small, else one for the traces' texts."""
+    try:
+        own = Tokenizer.load(model)
+    except DataError:  # it lacks our special tokens, or is no tokenizers file
+        own = None
+    if own is not None and own.vocab_size <= VOCABULARY:
+        return own
+    return train_tokenizer({text for e in episodes for s in e.steps for text in (s.message, s.action)}, VOCABULARY)
+
+
+def high_of(episodes: Sequence[Episode], given: str | None, usual: Sequence[str] = ("high",)) -> str:
+    """What the traces call the high variant: the `given` name, or one of the `usual` ones. Raises ConfigError where that does
+    not show.
+    """
     names = {step.decision.variant for e in episodes for step in e.steps}
     if given is not None:
         return given
-    for name in ("high", HIGH):
+    for name in usual:
         if name in names:
             return name
     raise ConfigError(f"the traces hold the variants {', '.join(sorted(names)) or 'none'}: say which is the high one by --high")
-
-
-def label_all(engine: Engine[Any], agent: Agent, episodes: Sequence[Episode], high: str, path: Path) -> list[Episode]:
-    """Label into a trace file, group by group; what it holds already is not done again."""
-    done = list(read_traces(path)) if path.exists() else []
-    known = {episode.task_id for episode in done}
-    with TraceWriter(path) as writer, tqdm(total=len(episodes), desc="labels", unit="episode") as bar:
-        for group in _groups(episodes):
-            for episode in label(engine, agent, [e for e in group if e.task_id not in known], high):
-                writer.write(episode)
-            bar.update(len(group))
-    return list(read_traces(path))
-
-
-def _groups(episodes: Sequence[Episode]) -> Iterator[list[Episode]]:
-    """Episodes of about equal length together."""
-    order = sorted(episodes, key=lambda e: (len(e.steps), e.task_id))
-    for first in range(0, len(order), GROUP):
-        yield order[first : first + GROUP]
 
 
 def train(
@@ -230,15 +188,17 @@ def train(
     tau and the epoch are those that capture most of the divergence of held-out episodes at `BUDGET`. Thresholds are quantiles
     of held-out scores: nothing was played at them, so the gateway's own budget control has the last word.
     """
-    reader = Reader(tokenizer)
-    first, second = split(episodes)
-    data, held = (lessons(reader, part, high, failures) for part in (first, second))
-    told = all(step.signals is not None for e in episodes for step in e.steps)
+    reader, config = Reader(tokenizer), encoder_config(tokenizer.vocab_size)
+    room = config.max_position_embeddings
+    data, held = (training_set(reader, part, high, room, failures) for part in split(episodes))
+    if not data.labelled or not held.labelled:
+        raise DataError(f"no message fits into the {room} tokens that the router reads")
+    has_signals = all(step.signals is not None for e in episodes for step in e.steps)
     best: tuple[float, float, EncoderNetwork] | None = None
     candidates = {float(np.quantile(data.divergences, q)) for q in quantiles}
     for tau in sorted(t for t in candidates if 0 < (data.divergences >= t).mean() < 1):
         torch.manual_seed(0)
-        network = EncoderNetwork(encoder_config(tokenizer.vocab_size), use_signals=told)
+        network = EncoderNetwork(config, use_signals=has_signals)
         curve = train_supervised(network, data.labelled, held.labelled, tau, SupervisedRecipe(), BUDGET)
         captured = max(row["captured"] for row in curve)
         if best is None or captured > best[0]:
@@ -253,7 +213,7 @@ def train(
     logits = np.array([regression.score(row) for row in held.rows])
     _keep(regression.with_options(threshold=float(np.quantile(logits, 1 - BUDGET))), out / "signals.json", logits)
     steps = len(data.divergences) + len(held.divergences)
-    return {"episodes": len(episodes), "steps": steps, "tau": tau, "captured": captured, "signals": told}
+    return {"episodes": len(episodes), "steps": steps, "tau": tau, "captured": captured, "signals": has_signals}
 
 
 def _keep(router: SavedRouter, path: Path, scores: Floats) -> None:
