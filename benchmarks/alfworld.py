@@ -21,27 +21,31 @@ import numpy as np
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from bitroute.cli.options import MODEL
 from bitroute.engines.caching import CachingEngine
-from bitroute.engines.loading import HIGH, host, quantize
+from bitroute.engines.loading import HIGH, quantize
+from bitroute.engines.registry import load_engine
 from bitroute.engines.sensitivity import exact_divergence
-from bitroute.envs.alfworld.agent import AlfworldAgent
-from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
-from bitroute.envs.alfworld.suite import OFFICIAL, calibration_batches, load_player, task_at
+from bitroute.engines.spec import EngineSpec
+from bitroute.envs.alfworld.suite import OFFICIAL, AlfworldSuite
+from bitroute.envs.models import find_model
 from bitroute.errors import BitrouteError
 from bitroute.evaluation.statistics import Floats, bootstrap_difference, bootstrap_mean, mcnemar
 from bitroute.evaluation.tables import summary
 from bitroute.experiment.config import ExperimentConfig
-from bitroute.experiment.stages import experiment, share
+from bitroute.experiment.experiment import experiment, spec_of
+from bitroute.experiment.method import run_method
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.rollout.branches import branches, summarise
+from bitroute.rollout.host import calibration_batches, load_player
 from bitroute.rollout.player import Player, play
 from bitroute.rollout.workers import Hosting, Job, workers
 from bitroute.routers.encoder.router import load_encoder
 from bitroute.store.files import write_atomic
 from bitroute.store.runs import RunDirectory, processor
 from bitroute.store.traces import read_traces
+from bitroute.training.calibration import realised_share
 
+SUITE = AlfworldSuite()
 SCHEMES = (
     "w8g64-rtn",
     "w4g64-rtn",
@@ -62,8 +66,9 @@ def widths(model: Path, out: Path, tasks: int) -> None:
     print(f"Widths alone on {tasks} tasks of validation, {processor()}; 95 % paired-bootstrap intervals, McNemar exact")
     for scheme in (HIGH, *SCHEMES):
         low = SCHEMES[0] if scheme == HIGH else scheme
-        quantize(model, low, out / "variants", lambda: calibration_batches(model))
-        hosting = Hosting(model, (low,), out / "variants", "own", "float32")
+        spec = EngineSpec(model=model, schemes=(low,), variants=out / "variants", device="cpu", dtype="float32")
+        quantize(model, low, spec.variants, lambda: calibration_batches(SUITE, model))
+        hosting = Hosting(SUITE.name, None, spec)
         job = Job("validation", tasks, f"always:{'high' if scheme == HIGH else low}", scheme)
         with workers(load_player, hosting) as pool:
             episodes = pool.record(job, out / "widths" / f"{scheme}.jsonl", scheme)
@@ -81,10 +86,7 @@ def widths(model: Path, out: Path, tasks: int) -> None:
 def method(config: ExperimentConfig, out: Path) -> None:
     """Both stages, calibration, every policy on every split."""
     with experiment(config, out) as run:
-        run.supervise()
-        run.both_stages()
-        results = run.evaluate()
-        run.report(results)
+        results = run_method(run)
     print(f"\nThe method, {processor()}, router seeds {config.seeds}")
     for result in results:
         print(summary(result))
@@ -114,11 +116,12 @@ def choices(config: ExperimentConfig, out: Path, tasks: int) -> None:
             write_atomic(out / name / "traces" / labels.name, labels.read_bytes())
         method(chosen, out / name)
         for budget in chosen.budgets:
-            beside(out, name, budget, chosen.seeds[0], tasks)
+            beside(out, name, budget, chosen, tasks)
 
 
-def beside(out: Path, name: str, budget: float, seed: int, tasks: int) -> None:
+def beside(out: Path, name: str, budget: float, config: ExperimentConfig, tasks: int) -> None:
     """One choice against the method's KL-ST on the same tasks, where both were played."""
+    seed, ladder = config.seeds[0], spec_of(config, out).ladder
     paths = [out / "method/traces/unseen" / f"kl-st@{budget:g}-{seed}.jsonl"]
     paths.append(out / name / "traces/unseen" / f"dmr@{budget:g}-{seed}.jsonl")
     if all(path.exists() for path in paths):
@@ -126,7 +129,8 @@ def beside(out: Path, name: str, budget: float, seed: int, tasks: int) -> None:
         won, wins = (np.array([float(e.success) for e in episodes]) for episodes in (before, after))
         gain, test = bootstrap_difference(wins, won), mcnemar(wins > 0, won > 0)
         print(
-            f"{name}, K = {budget:g}: {wins.mean():.1%} at {share(after):.1%}, kl-st {won.mean():.1%} at {share(before):.1%}; "
+            f"{name}, K = {budget:g}: {wins.mean():.1%} at {realised_share(after, ladder):.1%}, "
+            f"kl-st {won.mean():.1%} at {realised_share(before, ladder):.1%}; "
             f"difference {gain.value:+.1%} [{gain.low:+.1%}, {gain.high:+.1%}], n {len(wins)}, p {test.p:.2g}"
         )
 
@@ -136,13 +140,14 @@ def credit(config: ExperimentConfig, out: Path, tasks: int) -> None:
 
     How often a group's outcomes differ; branches in which one step alone changes its precision; exact divergences.
     """
-    agent = AlfworldAgent(Tokenizer.load(config.model))
-    quantize(config.model, config.low, out / "variants", lambda: calibration_batches(config.model))
-    engine = CachingEngine(host(config.model, (config.low,), out / "variants", end_token=agent.tokenizer.end))
+    spec = spec_of(config, out)
+    agent = SUITE.agent(Tokenizer.load(spec.model))
+    quantize(spec.model, config.low, spec.variants, lambda: calibration_batches(SUITE, spec.model))
+    engine = CachingEngine(load_engine(spec, agent.end))
     router = load_encoder(out / "method/routers/kl-st-0", model=engine.fingerprint, variants=engine.ladder)
     router.sample = True
-    player = Player(AlfworldEnvironment, agent, engine, router, max_steps=config.max_steps)
-    chosen = [task_at("router-train", 2 * config.label_tasks + i) for i in range(tasks)]
+    player = Player(SUITE.environment, agent, engine, router, max_steps=config.max_steps)
+    chosen = [SUITE.task("router-train", 2 * config.label_tasks + i) for i in range(tasks)]
     print(f"\nSampled episodes of KL-ST (trajectory alone, seed 0), router-train, {processor()}")
 
     group = config.grpo.group
@@ -151,7 +156,8 @@ def credit(config: ExperimentConfig, out: Path, tasks: int) -> None:
     won = Counter(e.task_id for e in episodes if e.success)
     mixed = sum(0 < won[task.id] < group for task in chosen[: tasks // 4])
     print(
-        f"{tasks // 4} groups of {group}: success {np.mean([e.success for e in episodes]):.1%} at {share(episodes):.1%} high; "
+        f"{tasks // 4} groups of {group}: success {np.mean([e.success for e in episodes]):.1%} at "
+        f"{realised_share(episodes, engine.ladder):.1%} high; "
         f"outcomes differ within {mixed} groups ({mixed / (tasks // 4):.0%})"
     )
 
@@ -182,7 +188,7 @@ def main() -> None:
     """Read the arguments and run the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
-    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--model", type=find_model, default="alfworld-agent")
     parser.add_argument("--config", type=Path, help="JSON file instead of the full-size defaults")
     parser.add_argument("--only", choices=("widths", "method", "credit", "choices"))
     parser.add_argument(

@@ -1,6 +1,6 @@
 """Speed of the torch engine in real play: the agent plays `validation` games, one thread.
 
-    python benchmarks/engine.py [--model models/alfworld-agent] [--games 192]
+    python benchmarks/engine.py [--model alfworld-agent] [--games 192]
 
 Prints steps/s and tokens/s (read, not only generated) by batch size and dtype, how much of that time matrix products take and
 which share of this machine's peak they reach, the two cache modes under routing, and what the memory of generations saves when
@@ -28,6 +28,7 @@ from bitroute.engines.torch import TorchEngine
 from bitroute.envs.alfworld import splits
 from bitroute.envs.alfworld.agent import AlfworldAgent
 from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
+from bitroute.envs.models import find_model
 from bitroute.episode import Task
 from bitroute.nn.checkpoint import load_model
 from bitroute.nn.decoder import Decoder
@@ -104,7 +105,7 @@ def measure(engine: Engine[Any], agent: AlfworldAgent, router: Router, tasks: Se
 def main() -> None:
     """Parse the flags and print all figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=Path("models/alfworld-agent"))
+    parser.add_argument("--model", type=find_model, default="alfworld-agent")
     parser.add_argument("--games", type=int, default=192)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -40,13 +40,14 @@ import numpy as np
 import uvloop
 from sqlalchemy import func, select
 
+from bitroute.envs.models import find_model
 from bitroute.gateway.records.tables import open_database, steps
 from bitroute.routers.signals import FEATURES, fit
 from gateway_load import Load, Seen
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SERVERS: Final = Path(__file__).with_name("gateway_servers.py")
-ENCODER: Final = ROOT / "models" / "alfworld-router-trained"
+ENCODER: Final = find_model("alfworld-router-trained")
 KINDS: Final = ("floor", "signals", "encoder", "litellm")
 DIRECT_RATE: Final = 500.0  # requests a second at which the upstream alone is asked
 MOST: Final = 1000.0  # requests a second that load and upstream handle without being late themselves

@@ -1,8 +1,8 @@
 """What each storage scheme costs a model and what it saves: bytes on disk and in memory against what becomes of its actions.
 
 Needs a model directory with the ALFWorld tokenizer; episodes are generated. A few minutes on one core for a small model:
-    python benchmarks/quantization.py models/alfworld-agent
-    python benchmarks/quantization.py models/alfworld-agent --schemes w2g64-rtn,w4n2g64-rtn --episodes 200
+    python benchmarks/quantization.py alfworld-agent
+    python benchmarks/quantization.py alfworld-agent --schemes w2g64-rtn,w4n2g64-rtn --episodes 200
 GPTQ is calibrated on expert episodes of lm-train; errors are measured on expert episodes of validation, on the tokens of
 actions alone, teacher-forced, in float32: mean KL(high || low) in nats a token with its standard error over episodes, and the
 share of tokens on which both variants would choose the same. `weights` is the share of the weights' energy that is lost. Bytes

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bitroute.envs.models import find_model
 from bitroute.episode import View
 from bitroute.gateway.core.config import GatewayConfig
 from bitroute.gateway.core.values import Call, StepContext
@@ -35,7 +36,7 @@ from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
 from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.routers.signals import FEATURES, SignalsModel
 
-TOKENIZER = Path(__file__).parents[1] / "models" / "alfworld-router"
+TOKENIZER = find_model("alfworld-router")
 LADDER = ("low", "high")
 THINGS = ("book", "pen", "mug", "plate", "lettuce", "soapbar", "cloth", "pillow", "vase", "laptop")
 PLACES = ("desk", "shelf", "drawer", "sinkbasin", "countertop", "bed", "dresser", "fridge")

@@ -1,4 +1,4 @@
-"""Trains the ALFWorld agent's tokenizer on expert episodes: python scripts/alfworld_tokenizer.py models/alfworld-agent
+"""Trains the ALFWorld agent's tokenizer on expert episodes: python scripts/alfworld_tokenizer.py DIRECTORY
 
 Reads 2,000 episodes of the generated split `lm-train` and, where the official games are at hand (`--data` or $ALFWORLD_DATA),
 as many official training games.
@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from bitroute.envs.alfworld.agent import reminder, strip_welcome, train_alfworld_tokenizer
+from bitroute.envs.alfworld.agent import train_alfworld_tokenizer
 from bitroute.envs.alfworld.demonstrations import demonstrate
+from bitroute.envs.alfworld.message import reminder, strip_welcome
 from bitroute.envs.alfworld.simulator.game import AlfworldTask
 from bitroute.envs.alfworld.simulator.load import load_split
 from bitroute.envs.alfworld.splits import tasks

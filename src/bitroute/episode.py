@@ -1,6 +1,6 @@
 """The values that everything passes around: tasks, observations, decisions, steps, episodes, and what a router sees.
 
-This module knows no environment, no model and no router. All values are frozen; nothing here computes.
+This module knows no environment, no model and no router. All values are frozen.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 class Task:
     """One thing to do. Environments subclass it to carry what they need to reset; `id` is unique within a benchmark.
 
-    `kind` groups tasks in tables (ALFWorld's six task types); `split` says who may look at it.
+    `kind` groups tasks in tables (what has to be done, how it was made); `split` says who may look at it.
     """
 
     id: str
@@ -32,11 +32,14 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """The outcome of one action. `reward` is this step's reward; `done` ends the episode."""
+    """The outcome of one action. `reward` is this step's part of the episode's score; `done` ends the episode; `success` says
+    that this action solved the task.
+    """
 
     observation: Observation
     reward: float
     done: bool
+    success: bool = False
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -128,7 +131,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """A played task. `failure` names the boundary that broke (environment, engine, router, agent), else None."""
+    """A played task. `failure` names the boundary that broke (environment, engine, router, agent), else None.
+
+    `success` is yes or no, `score` is graded: what the environment gave for all steps together.
+    """
 
     task_id: str
     kind: str
@@ -138,6 +144,11 @@ class Episode:
     steps: tuple[Step, ...]
     success: bool
     failure: str | None = None
+
+    @property
+    def score(self) -> float:
+        """The sum of the steps' rewards; 1 or 0 where an environment rewards nothing but success."""
+        return sum(step.reward for step in self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,3 +199,8 @@ class View:
             raise ValueError("the history must end with a user message")
         filled = tuple(signals) or (None,) * len(actions)
         return cls(tuple(told), tuple(actions), tuple(variants), filled)
+
+
+def first_word(action: str) -> str:
+    """The first word of an action, "(empty)" where there is none: what groups the actions of most text games."""
+    return action.split(maxsplit=1)[0] if action.strip() else "(empty)"

@@ -16,7 +16,7 @@ import typer
 import bitroute
 from bitroute.cli.main import app, main
 from bitroute.engines import loading as hosting
-from bitroute.envs.alfworld import suite as alfworld
+from bitroute.envs.registry import load_suite
 from bitroute.experiment.config import ExperimentConfig
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.quantization.scheme import Scheme
@@ -26,6 +26,7 @@ from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
 from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.routers.kinds import BUILT_IN, GROUP
 from bitroute.store.traces import read_traces
+from bitroute.training import language_model
 from support.checkpoint import CONFIG
 from support.players import here
 from support.plugins import install
@@ -38,8 +39,7 @@ LOW = ExperimentConfig().low
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """run("play", "--tasks", 3) is (exit code, stdout, stderr) of the command, given in an empty directory."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ALFWORLD_DATA", "")  # so that what the option --alfworld-data sets is undone
-    monkeypatch.delenv("ALFWORLD_DATA")
+    monkeypatch.setenv("ALFWORLD_DATA", "")  # whatever this machine has, no official games here
 
     def call(*arguments: object) -> tuple[int, str, str]:
         code = main([str(a) for a in arguments])
@@ -106,9 +106,11 @@ def test_commands_follow_the_flow(run: Run) -> None:
 def test_defaults_are_those_of_the_benchmark() -> None:
     defaults = {p.name: p.default for words, c in commands() if words in (("play",), ("sensitivity",)) for p in c.params}
     benchmark = ExperimentConfig()
-    assert defaults["low"] == benchmark.low
-    assert defaults["model"] == benchmark.model
-    assert (defaults["max_steps"], defaults["cache_mode"]) == (benchmark.max_steps, benchmark.cache_mode)
+    assert (defaults["suite"], defaults["cache_mode"]) == (benchmark.suite, benchmark.cache_mode)
+    suited = load_suite(benchmark.suite).defaults
+    for name in ("low", "model", "max_steps"):
+        assert defaults[name] is None  # the suite's
+        assert getattr(benchmark, name) == getattr(suited, name)
 
 
 def test_help_of_play_explains_every_router(run: Run) -> None:
@@ -176,7 +178,7 @@ def test_a_missing_extra_is_one_line_that_says_how_to_install_it(
         (["--tasks", "0"], 2, ["--tasks", "greater than or equal to 1"]),
         (["--task", "3"], 2, ["No such option: --task"]),
         (["--cache-mode", "both"], 2, ["--cache-mode", "'own', 'shared'"]),
-        (["--alfworld-data", "nowhere"], 2, ["--alfworld-data", "nowhere"]),
+        (["--data", "nowhere"], 2, ["--data", "nowhere"]),
         (["--low", "w5g64-rtn"], 2, ["w5g64-rtn", "5 bits are not offered"]),
         (["--low", "int4"], 2, ["unknown scheme 'int4'"]),
         (["--split", "test"], 2, ["unknown split 'test'", "router-train", "official-valid_seen"]),
@@ -189,7 +191,7 @@ def test_a_missing_extra_is_one_line_that_says_how_to_install_it(
         (["--router", "routers/none"], 3, ["routers/none: no such file or directory"]),
         (["--router", "random:0.3", "--threshold", "1"], 2, ["--threshold 1.0", "does not score"]),
         (["--router", "oracle", "--threshold", "nan"], 2, ["thresholds (nan,)"]),
-        (["--model", "nowhere"], 3, ["nowhere/tokenizer.json"]),
+        (["--model", "nowhere"], 3, ["model nowhere"]),
     ],
 )
 def test_wrong_flags_are_named_and_nothing_is_written(
@@ -214,8 +216,8 @@ def test_an_unknown_command(run: Run) -> None:
     [
         ({"budgets": [1.3]}, 2, ["my.json: budgets.0"]),
         ({"bugdets": [0.3]}, 2, ["my.json: bugdets: no such field"]),
-        ({"splits": {"test": 3}}, 2, ["my.json: splits.test: unknown split"]),
-        ({"model": "nowhere"}, 3, ["nowhere/config.json"]),
+        ({"splits": {"test": 3}}, 2, ["my.json: splits: unknown split"]),
+        ({"model": "nowhere"}, 3, ["model nowhere"]),
         ({"splits": {"official-valid_seen": 3}}, 2, ["ALFWORLD_DATA"]),
         ("{", 2, ["my.json: Invalid JSON"]),
         (None, 2, ["my.json: No such file"]),
@@ -275,9 +277,8 @@ def test_official_games_are_found_counted_and_named_when_truncated(
 ) -> None:
     play = ["play", "--model", tiny_model, "--split", "official-valid_seen", "--max-steps", 1]
     truncated = "valid_seen/task/trial_1/game.tw-pddl: not a complete official file"
-    code, _, err = run(*play, "--tasks", 1, "--alfworld-data", official)
+    code, _, err = run(*play, "--tasks", 1, "--data", official)
     assert (code, truncated in err.splitlines()[-1]) == (3, True), err
-    monkeypatch.delenv("ALFWORLD_DATA")
     monkeypatch.setenv("ALFWORLD_DATA", str(official / "json_2.1.1"))
     assert truncated in run(*play, "--tasks", 1)[2]
     bad_input(run(*play, "--tasks", 3), 2, "split official-valid_seen has 2 tasks, fewer than the 3 asked for")
@@ -425,7 +426,7 @@ def test_a_reader_that_goes_away_is_no_defect(tiny_model: Path, tmp_path: Path) 
 def test_language_model_training_goes_on_where_it_stopped(
     run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alfworld, "agent_config", lambda: CONFIG)
+    monkeypatch.setattr(language_model, "agent_config", lambda: CONFIG)
     train = ["train", "lm", "--out", "lm", "--tokenizer", tiny_model]
     code, out, _ = run(*train, "--tokens", 1000)
     assert (code, out) == (0, "the model is in lm; next: bitroute play --model lm\n")
@@ -434,6 +435,6 @@ def test_language_model_training_goes_on_where_it_stopped(
     second = json.loads((tmp_path / "lm" / "progress.json").read_text())["progress"]
     assert second["read"] == 2 * first["read"] and second["steps"] > first["steps"]
     bad_input(run(*train, "--seed", 1), 2, "lm/progress.json: was made with another seed")
-    bad_input(run(*train, "--official"), 2, "ALFWORLD_DATA")
+    bad_input(run(*train, "--published"), 2, "ALFWORLD_DATA")
     assert json.loads((tmp_path / "lm" / "provenance.json").read_text())["version"] == bitroute.__version__
-    assert os.environ.get("ALFWORLD_DATA") is None
+    assert os.environ["ALFWORLD_DATA"] == ""  # as the fixture set it: no flag travels by the environment

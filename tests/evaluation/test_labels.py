@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from bitroute.episode import Sensitivity
-from bitroute.evaluation.labels import concentration, summarise, verb_of
+from bitroute.episode import Sensitivity, first_word
+from bitroute.evaluation.labels import concentration, summarise
 
 
 def label(kl: float, action: str = "go to desk 1", agrees: bool = True) -> Sensitivity:
@@ -38,4 +38,10 @@ def test_concentration_runs_from_zero_to_one() -> None:
 
 
 def test_verb_is_the_first_word() -> None:
-    assert [verb_of(a) for a in ("go to desk 1", "look", "  take x", "", " ")] == ["go", "look", "take", "(empty)", "(empty)"]
+    assert [first_word(a) for a in ("go to desk 1", "look", "  take x", "", " ")] == [
+        "go",
+        "look",
+        "take",
+        "(empty)",
+        "(empty)",
+    ]

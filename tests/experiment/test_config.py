@@ -25,7 +25,7 @@ def test_fields_are_read_at_every_level(tmp_path: Path) -> None:
     assert (config.grpo.price, config.grpo.group, config.grpo.tasks) == (1.0, 4, ExperimentConfig().grpo.tasks)
 
 
-@pytest.mark.parametrize("config", [ExperimentConfig(), demo_config(Path("elsewhere"))])
+@pytest.mark.parametrize("config", [ExperimentConfig(), demo_config(model=Path("elsewhere"))])
 def test_what_a_run_stores_is_read_back(tmp_path: Path, config: ExperimentConfig) -> None:
     assert load(tmp_path, config.model_dump(mode="json")) == config
 
@@ -56,7 +56,7 @@ def test_what_a_run_stores_is_read_back(tmp_path: Path, config: ExperimentConfig
         ({"label_tasks": -1}, "label_tasks: Input should be greater than or equal to 1"),
         ({"splits": {}}, "splits: Dictionary should have at least 1 item"),
         ({"splits": {"unseen": 0}}, "splits.unseen: Input should be greater than or equal to 1"),
-        ({"splits": {"test": 9}}, "splits.test: unknown split 'test'; want lm-train, seen, "),
+        ({"splits": {"test": 9}}, "splits: unknown split 'test'; want lm-train, seen, "),
         ({"low": "w5g64-rtn"}, "low: scheme w5g64-rtn: 5 bits are not offered"),
         ({"low": "int4"}, "low: unknown scheme 'int4'"),
         ({"cache_mode": "both"}, "cache_mode: Input should be 'own' or 'shared'"),

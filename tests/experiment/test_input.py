@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from bitroute.cli.main import main
 from bitroute.errors import ConfigError, DataError
 from bitroute.experiment.config import ExperimentConfig
-from bitroute.experiment.stages import experiment
+from bitroute.experiment.experiment import experiment
 from bitroute.nn.checkpoint import config_json
 from bitroute.nn.decoder import Decoder
 from support.checkpoint import CONFIG, write_checkpoint

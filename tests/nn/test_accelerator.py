@@ -21,6 +21,7 @@ from bitroute.nn import decoder, kv_cache
 from bitroute.nn.decoder import Decoder, sequence_logits
 from bitroute.nn.kv_cache import Cache, extend_cached
 from bitroute.nn.tokenizer import Tokenizer
+from bitroute.nn.weighted import WeightedSequence
 from bitroute.quantization.model import materialize
 from bitroute.quantization.quantize import quantize_model
 from bitroute.quantization.scheme import Scheme
@@ -186,7 +187,7 @@ class TestTraining:
 
         def train(tokens: int) -> Decoder:
             recipe = language_model.Recipe(tokens=tokens, batch_tokens=32, pool=4)
-            source = language_model.Sequence([1, 2, 3, 4], [1.0] * 4)
+            source = WeightedSequence([1, 2, 3, 4], [1.0] * 4)
             return language_model.train(TINY, recipe, lambda _: source, tmp_path, end_token=END, pad_token=0, device=DEVICE)
 
         for tokens in (8, 40):  # the second goes on from the first's checkpoint

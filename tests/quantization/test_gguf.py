@@ -16,6 +16,7 @@ from bitroute.cli.main import main
 from bitroute.envs.alfworld import splits
 from bitroute.envs.alfworld.agent import AlfworldAgent
 from bitroute.envs.alfworld.demonstrations import demonstrate
+from bitroute.envs.models import find_model
 from bitroute.episode import Message
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.checkpoint import load_model
@@ -33,7 +34,7 @@ from gguf import GGMLQuantizationType, GGUFReader, TokenType, quants
 
 from bitroute.quantization.gguf import GgufScheme, export_gguf, gguf_path, read_fingerprint
 
-MODEL = Path(__file__).parents[2] / "models" / "alfworld-agent"
+MODEL = find_model("alfworld-agent")
 BLOCK = {"model.layers.0.self_attn.o_proj": "blk.0.attn_output", "model.layers.0.mlp.down_proj": "blk.0.ffn_down"}
 
 

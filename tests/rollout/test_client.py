@@ -11,6 +11,7 @@ from openai import AsyncOpenAI
 
 from bitroute.envs.alfworld.demonstrations import demonstrate
 from bitroute.envs.alfworld.splits import split
+from bitroute.envs.alfworld.suite import AlfworldSuite
 from bitroute.rollout.client import LONGEST, Client, Played, grammar
 
 TASKS = split("validation", 3)
@@ -53,7 +54,7 @@ def played(upstream: Handler, parallel: int = 2, **options: Any) -> list[Played]
     async def run() -> list[Played]:
         transport = httpx.AsyncClient(transport=httpx.MockTransport(upstream))
         async with AsyncOpenAI(base_url="http://test/v1", api_key="none", max_retries=0, http_client=transport) as api:
-            return await Client(api, **options).play_all(TASKS, parallel, "t")
+            return await Client(api, AlfworldSuite(), **options).play_all(TASKS, parallel, "t")
 
     return asyncio.run(run())
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from bitroute.envs.models import find_model
 from bitroute.nn.checkpoint import config_json
 from bitroute.nn.decoder import Decoder, DecoderConfig, RopeScaling
 from bitroute.nn.tokenizer import Tokenizer
 
-TOKENIZER = Path(__file__).parents[2] / "models" / "alfworld-agent"
+TOKENIZER = find_model("alfworld-agent")
 CONFIG = DecoderConfig(
     vocab_size=768,
     hidden_size=128,

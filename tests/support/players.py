@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
+from bitroute.engines.spec import EngineSpec
 from bitroute.episode import Episode
 from bitroute.errors import DataError
 from bitroute.rollout.workers import Hosting, Play, Shard, Submit
@@ -28,7 +29,7 @@ def load(hosting: Hosting) -> Play:
 
 def load_damaged(hosting: Hosting) -> Play:
     """Cannot be loaded."""
-    raise DataError(f"{hosting.model}: is damaged")
+    raise DataError(f"{hosting.engine.model}: is damaged")
 
 
 def load_killed(hosting: Hosting) -> Play:
@@ -53,11 +54,11 @@ def load_refusing(hosting: Hosting) -> Play:
 
 
 def _once(hosting: Hosting, happen: Callable[[], object]) -> Play:
-    """`happen` in the middle of a shard, unless the file `hosting.variants` tells that it happened before."""
+    """`happen` in the middle of a shard, unless the file `hosting.engine.variants` tells that it happened before."""
 
     def play(shard: Shard) -> list[Episode]:
-        if shard.number == BREAKING and not hosting.variants.exists():
-            hosting.variants.touch()
+        if shard.number == BREAKING and not hosting.engine.variants.exists():
+            hosting.engine.variants.touch()
             happen()
         return episodes(shard)
 
@@ -66,7 +67,7 @@ def _once(hosting: Hosting, happen: Callable[[], object]) -> Play:
 
 def hosting(marker: Path = Path("marker")) -> Hosting:
     """Nothing to host; `marker` is where a broken worker notes that it broke."""
-    return Hosting(Path("model"), (), marker, "own", "float32")
+    return Hosting("toy", None, EngineSpec(model=Path("model"), schemes=(), variants=marker))
 
 
 def here(play: Play, log: list[Shard] | None = None) -> Submit:

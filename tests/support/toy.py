@@ -66,7 +66,7 @@ class ToyEnvironment:
         self.wrong |= action != f"press {self.task.screens[self.step_number].split()[1]}"
         self.step_number += 1
         if self.step_number == len(self.task.screens):
-            return Transition(Observation(""), float(not self.wrong), done=True)
+            return Transition(Observation(""), float(not self.wrong), done=True, success=not self.wrong)
         return Transition(self._show(), 0.0, done=False)
 
     def copy(self) -> Self:

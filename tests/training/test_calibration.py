@@ -9,7 +9,7 @@ import pytest
 
 from bitroute.episode import Decision, Episode, Signals, Step, Usage
 from bitroute.errors import ConfigError
-from bitroute.training.calibration import calibrate, spent
+from bitroute.training.calibration import calibrate, recentre, spent
 
 RANDOM = np.random.default_rng(0)
 SCORES = {
@@ -115,3 +115,10 @@ def test_what_an_episode_spends() -> None:
     assert spent(episode("hmml"), ("low", "middle", "high")) == 0.5
     assert spent(episode("hhh"), ("low", "middle", "high")) == 1.0
     assert spent(episode(""), ("low", "high")) == 0.0
+
+
+def test_the_threshold_around_which_decisions_are_drawn_spends_the_budget() -> None:
+    scores = [-3.0, 0.0, 1.0, 8.0]
+    for budget in (0.1, 0.5, 0.9):
+        threshold = recentre(scores, budget)
+        assert sum(1 / (1 + 2.718281828459045 ** (threshold - s)) for s in scores) / 4 == pytest.approx(budget, abs=1e-6)

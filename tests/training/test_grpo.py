@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitroute.episode import Decision, Episode, Signals, Step, Task, Usage
+from bitroute.episode import Decision, Episode, Signals, Step, Usage
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.decoder import DecoderConfig
 from bitroute.rollout.player import Player, play
+from bitroute.rollout.workers import Job, Shard, Workers
 from bitroute.routers.encoder.dataset import Reader, trajectory_logits
 from bitroute.routers.encoder.network import EncoderNetwork
-from bitroute.routers.encoder.router import EncoderRouter
+from bitroute.routers.encoder.router import EncoderRouter, load_encoder
+from bitroute.routers.router import Router
 from bitroute.routers.threshold import sigmoid
 from bitroute.training.calibration import spent
 from bitroute.training.grpo import (
@@ -33,6 +36,7 @@ from bitroute.training.grpo import (
     train_grpo,
 )
 from support.engine import LADDER_OF_THREE, LADDER_OF_TWO, FakeEngine
+from support.players import here
 from support.toy import ToyAgent, ToyEnvironment, ToyTask, toy_task, toy_tokenizer
 
 PAIR, TRIO = tuple(LADDER_OF_TWO), tuple(LADDER_OF_THREE)
@@ -59,30 +63,37 @@ class Toy:
     def task(self, index: int) -> ToyTask:
         return toy_task(index, steps=STEPS, levels=self.levels)
 
-    def play(self, pairs: Sequence[tuple[Task, int]], sample: bool) -> list[Episode]:
-        router = EncoderRouter(self.network, TOKENIZER, self.ladder, self.thresholds, model="toy-model", sample=sample)
+    @property
+    def router(self) -> EncoderRouter:
+        return EncoderRouter(self.network, TOKENIZER, self.ladder, self.thresholds, model="toy-model")
+
+    def play(self, pairs: Sequence[tuple[int, int]], router: Router) -> list[Episode]:
         player = Player(ToyEnvironment, ToyAgent(), FakeEngine(self.weaknesses), router)
-        return list(play(player, pairs, "grpo", batch=256))
+        return list(play(player, [(self.task(index), seed) for index, seed in pairs], "grpo", batch=256))
+
+    def play_shard(self, shard: Shard) -> list[Episode]:
+        """As a worker does: with the router that lies on disk."""
+        router = load_encoder(Path(shard.job.router), model="toy-model", variants=self.ladder)
+        return self.play(shard.pairs, router.with_options(sample=shard.job.sample))
 
     def train(self, recipe: GrpoRecipe, checkpoint: Path | None = None) -> list[dict[str, float]]:
-        return train_grpo(
-            self.network,
-            READER,
-            self.ladder,
-            self.thresholds,
-            self.task,
-            lambda pairs: self.play(pairs, sample=True),
-            float(STEPS),
-            recipe,
-            checkpoint=checkpoint,
-        )
+        with tempfile.TemporaryDirectory() as directory:
+            return train_grpo(
+                self.router,
+                Workers(here(self.play_shard)),
+                Job("train", recipe.tasks, "sampler", "grpo"),
+                float(STEPS),
+                recipe,
+                sampler=Path(directory) / "sampler",
+                checkpoint=checkpoint,
+            )
 
     def evaluate(self, count: int = 100) -> tuple[float, float, float]:
         """Greedy success on unseen tasks, what it spent, and what the best router spends."""
-        tasks = {t.id: t for t in map(self.task, range(5000, 5000 + count))}
-        episodes = self.play([(task, 0) for task in tasks.values()], sample=False)
+        tasks = [self.task(index) for index in range(5000, 5000 + count)]
+        episodes = self.play([(index, 0) for index in range(5000, 5000 + count)], self.router)
         best = {"easy": 0.0, "hard": 1.0 if len(self.ladder) == 2 else 0.5, "brutal": 1.0}
-        optimum = np.mean([best[screen.split()[0]] for task in tasks.values() for screen in task.screens])
+        optimum = np.mean([best[screen.split()[0]] for task in tasks for screen in task.screens])
         return (
             float(np.mean([e.success for e in episodes])),
             float(np.mean([spent(e, self.ladder) for e in episodes])),
@@ -304,16 +315,16 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path
         pass
 
     toy, played = Toy(), 0
-    original = toy.play
+    original = toy.play_shard
 
-    def stopping(pairs: Sequence[tuple[Task, int]], sample: bool) -> list[Episode]:
+    def stopping(shard: Shard) -> list[Episode]:
         nonlocal played
         played += 1
         if played == 3:
             raise StopError
-        return original(pairs, sample)
+        return original(shard)
 
-    toy.play = stopping  # type: ignore[method-assign]
+    toy.play_shard = stopping  # type: ignore[method-assign]
     checkpoint = tmp_path / "grpo.safetensors"
     with pytest.raises(StopError):
         toy.train(recipe, checkpoint)

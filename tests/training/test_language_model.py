@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.checkpoint import load_model
 from bitroute.nn.decoder import Decoder, sequence_logits
+from bitroute.nn.weighted import WeightedSequence
 from bitroute.store import files
 from bitroute.training import language_model
-from bitroute.training.language_model import Recipe, Sequence, batches, train
+from bitroute.training.language_model import Recipe, batches, train
 from support.networks import TINY as TWO_LAYERS
 
 END, PAD, START = 3, 0, 1
@@ -31,23 +32,23 @@ QUICK = Recipe(tokens=3_000, batch_tokens=128, pool=16)
 LONG = Recipe(tokens=20_000, batch_tokens=256, pool=64, muon_rate=0.03, adamw_rate=0.01)
 
 
-def language(index: int) -> Sequence:
+def language(index: int) -> WeightedSequence:
     """A start token and phrases of three tokens: x of 4..7, then x + 10, then 20 or 21."""
     chance = random.Random(index)
     tokens = [START]
     for _ in range(chance.randint(2, PHRASES)):
         free = chance.randint(4, 7)
         tokens += [free, free + 10, chance.randint(20, 21)]
-    return Sequence(tokens, [1.0] * len(tokens))
+    return WeightedSequence(tokens, [1.0] * len(tokens))
 
 
-def silent(part: int) -> Callable[[int], Sequence]:
+def silent(part: int) -> Callable[[int], WeightedSequence]:
     """The language with weight 0 on one part of every phrase."""
 
-    def source(index: int) -> Sequence:
+    def source(index: int) -> WeightedSequence:
         sequence = language(index)
         weights = [0.0 if i and (i - 1) % 3 == part else 1.0 for i in range(len(sequence.tokens))]
-        return Sequence(sequence.tokens, weights)
+        return WeightedSequence(sequence.tokens, weights)
 
     return source
 
@@ -65,7 +66,9 @@ def losses(model: Decoder) -> list[float]:
     return [sum(t) / len(t) for t in totals]
 
 
-def fit(directory: Path, recipe: Recipe = QUICK, source: Callable[[int], Sequence] = language, **options: Any) -> Decoder:
+def fit(
+    directory: Path, recipe: Recipe = QUICK, source: Callable[[int], WeightedSequence] = language, **options: Any
+) -> Decoder:
     return train(TINY, recipe, source, directory, end_token=END, pad_token=PAD, **options)
 
 
@@ -86,8 +89,8 @@ class Killed(BaseException):
     """What a kill looks like from inside."""
 
 
-def killed_at(index: int) -> Callable[[int], Sequence]:
-    def source(i: int) -> Sequence:
+def killed_at(index: int) -> Callable[[int], WeightedSequence]:
+    def source(i: int) -> WeightedSequence:
         if i == index:
             raise Killed
         return language(i)
@@ -201,9 +204,9 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path, damage: str
 
 def test_a_source_without_weights_and_a_loss_that_is_no_number_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no token with a weight"):
-        fit(tmp_path / "a", source=lambda i: Sequence([1, 4, 14], [0.0] * 3))
+        fit(tmp_path / "a", source=lambda i: WeightedSequence([1, 4, 14], [0.0] * 3))
     with pytest.raises(ConfigError, match="the loss is nan"):
-        fit(tmp_path / "b", source=lambda i: Sequence([1, 4, 14], [math.nan, math.nan, 1.0]))
+        fit(tmp_path / "b", source=lambda i: WeightedSequence([1, 4, 14], [math.nan, math.nan, 1.0]))
 
 
 def test_the_rate_warms_up_stays_and_cools_down() -> None:
@@ -225,7 +228,7 @@ class TestBatches:
         assert sorted(found) == sorted(s.tokens for s in pool)
 
     def test_long_sequences_are_cut_and_a_longest_one_has_a_batch_of_its_own(self) -> None:
-        long = Sequence(list(range(1, 31)), [0.5] * 30)
+        long = WeightedSequence(list(range(1, 31)), [0.5] * 30)
         found = list(batches([long, language(0), long], replace(QUICK, max_length=20, batch_tokens=20), seed=0))
         assert sorted(tokens.shape for tokens, _ in found) == [(1, len(language(0).tokens)), (1, 20), (1, 20)]
         assert any(tokens[0].tolist() == long.tokens[:20] for tokens, _ in found)

@@ -12,6 +12,8 @@ from bitroute.episode import Observation
 class Agent(Protocol):
     """The prompt format of one kind of task for one tokenizer. Stateless: everything comes in as arguments."""
 
+    end: int  # the token that ends an action
+
     def message(self, opening: Observation, observation: Observation) -> str:
         """The user message for `observation`; `opening` is the episode's first observation (it contains the goal)."""
         ...

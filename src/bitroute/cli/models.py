@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from bitroute.cli.options import MODEL, Model, examples
+from bitroute.cli.options import Model, SuiteName, examples
+from bitroute.envs.registry import DEFAULT
 
 app = typer.Typer()
 
@@ -29,7 +30,8 @@ def quantize(
             "gguf-q8_0, gguf-q4_0, or gguf-w2g128-rtn (2 to 4 bits to nearest)."
         ),
     ],
-    model: Model = MODEL,
+    suite: SuiteName = DEFAULT,
+    model: Model = None,
     out: Annotated[Path | None, typer.Option(help="Directory for the variants; by default the model's own.")] = None,
 ) -> None:
     """Write low-bit variants of a model.
@@ -38,24 +40,29 @@ def quantize(
     needs it.
     """
     from bitroute.engines import loading as hosting  # noqa: PLC0415
-    from bitroute.envs.alfworld.suite import calibration_batches  # noqa: PLC0415
+    from bitroute.envs.models import find_model  # noqa: PLC0415
+    from bitroute.envs.registry import load_suite  # noqa: PLC0415
     from bitroute.evaluation.tables import align  # noqa: PLC0415
     from bitroute.quantization.scheme import Scheme  # noqa: PLC0415
+    from bitroute.rollout.host import calibration_batches  # noqa: PLC0415
 
+    chosen = load_suite(suite)
+    source = find_model(model or chosen.defaults.model, chosen)
     jobs: list[tuple[str, float, Callable[[], Path]]] = []
     for scheme in schemes:
         if scheme.startswith("gguf-"):
             from bitroute.quantization.gguf import GgufScheme, export_gguf  # noqa: PLC0415
 
             bits = GgufScheme.parse(scheme).bits_per_weight
-            jobs.append((f"{scheme} (all weights)", bits, partial(export_gguf, model, scheme, out or model)))
+            jobs.append((f"{scheme} (all weights)", bits, partial(export_gguf, source, scheme, out or source)))
         else:
             bits = Scheme.parse(scheme).bits_per_weight
-            calibration = partial(calibration_batches, model)
-            jobs.append((f"{scheme} (block layers)", bits, partial(hosting.quantize, model, scheme, out or model, calibration)))
-    size = sum(p.stat().st_size for p in model.glob("model*.safetensors"))
-    lines = [("checkpoint (all weights)", "16", f"{size:,}", str(model))]
-    for label, bits, make in jobs:
-        path = make()
+            calibration = partial(calibration_batches, chosen, source)
+            make = partial(hosting.quantize, source, scheme, out or source, calibration)
+            jobs.append((f"{scheme} (block layers)", bits, make))
+    size = sum(p.stat().st_size for p in source.glob("model*.safetensors"))
+    lines = [("checkpoint (all weights)", "16", f"{size:,}", str(source))]
+    for label, bits, write in jobs:
+        path = write()
         lines.append((label, f"{bits:g}", f"{path.stat().st_size:,}", str(path)))
     typer.echo(align(("variant", "bits a weight", "bytes", "file"), lines))

@@ -6,33 +6,24 @@ import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from bitroute.cli.options import (
-    MODEL,
-    AlfworldData,
-    Cache,
-    Cores,
-    Low,
-    Model,
-    OwnOut,
-    Seed,
-    SplitName,
-    Steps,
-    Tasks,
-    examples,
-    use_alfworld_data,
-)
+from bitroute.cli.options import Cache, Cores, Data, Low, Model, OwnOut, Seed, Steps, SuiteName, Tasks, examples
 from bitroute.cli.routers import RouterCommand
+from bitroute.envs.registry import DEFAULT, load_suite
 from bitroute.errors import BitrouteError, ConfigError
 
 if TYPE_CHECKING:
+    from bitroute.engines.spec import EngineSpec
+    from bitroute.envs.suite import Suite
     from bitroute.episode import Episode
     from bitroute.rollout.workers import Job
 
 app = typer.Typer()
+
+SPLIT: Final = "Where the tasks come from: a split of the suite, see its guide."
 
 
 @app.command(
@@ -40,16 +31,17 @@ app = typer.Typer()
     epilog=examples(
         "bitroute play --router random:0.3 --tasks 64 --show",
         "bitroute play --router runs/router/routers/dmr-0 --split unseen --tasks 500",
-        "bitroute play --split official-valid_seen --tasks 140 --alfworld-data ~/alfworld",
+        "bitroute play --split official-valid_seen --tasks 140 --data ~/alfworld",
     ),
 )
 def play(
     router: Annotated[str, typer.Option(help="Who picks the precision of each step: see below.")] = "always:high",
-    split: SplitName = "validation",
+    suite: SuiteName = DEFAULT,
+    split: Annotated[str | None, typer.Option(help=f"{SPLIT} By default the one for validation.")] = None,
     tasks: Tasks = 32,
-    low: Low = "w2g128-rtn",
-    model: Model = MODEL,
-    max_steps: Steps = 30,
+    low: Low = None,
+    model: Model = None,
+    max_steps: Steps = None,
     threshold: Annotated[float | None, typer.Option(help="Threshold of a router that scores; its own by default.")] = None,
     seed: Seed = 0,
     cache_mode: Cache = "own",
@@ -57,23 +49,27 @@ def play(
     free: Annotated[bool, typer.Option("--free", help="Let the model write freely, not only admissible commands.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the first episode step by step.")] = False,
     cores: Cores = None,
-    alfworld_data: AlfworldData = None,
+    data: Data = None,
 ) -> None:
     """Play episodes with a router.
 
     They are stored as traces; success and the share of steps at high precision are printed.
     """
-    from bitroute.engines.loading import HIGH  # noqa: PLC0415
-    from bitroute.evaluation.statistics import wilson  # noqa: PLC0415
+    from bitroute.envs.suite import Role, split_for  # noqa: PLC0415
     from bitroute.rollout.workers import Job  # noqa: PLC0415
+
+    chosen = load_suite(suite, data)
+    split = split or split_for(chosen, Role.VALIDATION)
+    steps_allowed = max_steps or chosen.defaults.max_steps
+    job = Job(split, tasks, router, router, seeds=(seed,), threshold=threshold, free=free, max_steps=steps_allowed)
+    spec = _spec(chosen, model, low, cache_mode)
+    directory, episodes = _record("play", suite, data, job, spec, out, cores)
+    from bitroute.evaluation.statistics import wilson  # noqa: PLC0415
     from bitroute.training.calibration import spent  # noqa: PLC0415
 
-    use_alfworld_data(alfworld_data)
-    job = Job(split, tasks, router, router, seeds=(seed,), threshold=threshold, free=free, max_steps=max_steps)
-    directory, episodes = _record("play", job, model, low, cache_mode, out, cores)
     played = [e for e in episodes if e.steps]
     success = wilson(sum(e.success for e in episodes), len(episodes))
-    share = sum(spent(e, (low, HIGH)) for e in played) / max(1, len(played))
+    share = sum(spent(e, spec.ladder) for e in played) / max(1, len(played))
     steps = sum(len(e.steps) for e in episodes) / len(episodes)
     failures = Counter(e.failure for e in episodes if e.failure)
     _metrics(
@@ -101,32 +97,37 @@ def sensitivity(
     router: Annotated[
         str, typer.Option(help="Who plays: labels are taken along its trajectories. Routers: bitroute play --help.")
     ] = "random:0.5",
-    split: SplitName = "router-train",
+    suite: SuiteName = DEFAULT,
+    split: Annotated[str | None, typer.Option(help=f"{SPLIT} By default the one that routers learn from.")] = None,
     tasks: Tasks = 64,
-    low: Low = "w2g128-rtn",
-    model: Model = MODEL,
-    max_steps: Steps = 30,
+    low: Low = None,
+    model: Model = None,
+    max_steps: Steps = None,
     seed: Seed = 0,
     cache_mode: Cache = "own",
     out: OwnOut = None,
     cores: Cores = None,
-    alfworld_data: AlfworldData = None,
+    data: Data = None,
 ) -> None:
     """Label every step with KL(high || low).
 
     The divergence of the two precisions over the action that the high one takes, in nats. Prints what the labels look like.
     """
+    from bitroute.envs.suite import Role, split_for  # noqa: PLC0415
     from bitroute.evaluation.labels import summarise  # noqa: PLC0415
     from bitroute.evaluation.tables import align  # noqa: PLC0415
     from bitroute.rollout.workers import Job  # noqa: PLC0415
 
-    use_alfworld_data(alfworld_data)
-    job = Job(split, tasks, router, router, seeds=(seed,), label=True, max_steps=max_steps)
-    directory, episodes = _record("sensitivity", job, model, low, cache_mode, out, cores)
+    chosen = load_suite(suite, data)
+    split = split or split_for(chosen, Role.TRAIN)
+    steps_allowed = max_steps or chosen.defaults.max_steps
+    job = Job(split, tasks, router, router, seeds=(seed,), label=True, max_steps=steps_allowed)
+    spec = _spec(chosen, model, low, cache_mode)
+    directory, episodes = _record("sensitivity", suite, data, job, spec, out, cores)
     labels = [s.sensitivity for e in episodes for s in e.steps if s.sensitivity]
     if not labels:
         raise BitrouteError(f"no step could be labelled: {episodes[0].failure}")
-    summary = summarise(labels)
+    summary = summarise(labels, chosen.action_kind)
     _metrics(directory, episodes=len(episodes), **dataclasses.asdict(summary))
     typer.echo(
         f"{summary.steps} steps, KL(high || low) in nats: median {summary.median:.3f}, p90 {summary.p90:.3f}, "
@@ -138,24 +139,46 @@ def sensitivity(
     typer.echo(f"labels: {directory / 'traces.jsonl'}")
 
 
-def _record(
-    kind: str, job: Job, model: Path, low: str, cache_mode: str, out: Path | None, cores: int | None
-) -> tuple[Path, list[Episode]]:
-    """Play one job into its own run directory: the directory and the episodes. Wrong input is refused before it is made."""
-    from bitroute.engines import loading as hosting  # noqa: PLC0415
-    from bitroute.envs.alfworld.suite import calibration_batches, check_tasks, load_player  # noqa: PLC0415
-    from bitroute.nn.tokenizer import Tokenizer  # noqa: PLC0415
+def _spec(suite: Suite, model: Path | None, low: str | None, cache_mode: str) -> EngineSpec:
+    """The engine to play with; its variants are made in the run's directory. What is not said is the suite's default."""
+    from bitroute.engines.engine import CacheMode  # noqa: PLC0415
+    from bitroute.engines.spec import EngineSpec  # noqa: PLC0415
+    from bitroute.envs.models import find_model  # noqa: PLC0415
     from bitroute.quantization.scheme import Scheme  # noqa: PLC0415
+
+    scheme = low or suite.defaults.low
+    Scheme.parse(scheme)
+    return EngineSpec(
+        model=find_model(model or suite.defaults.model, suite),
+        schemes=(scheme,),
+        variants=Path("variants"),
+        cache_mode=CacheMode(cache_mode),
+        device="cpu",
+        dtype="float32",
+    )
+
+
+def _record(
+    kind: str, name: str, data: Path | None, job: Job, spec: EngineSpec, out: Path | None, cores: int | None
+) -> tuple[Path, list[Episode]]:
+    """Play one job on the suite `name` into its own run directory: the directory and the episodes.
+
+    Wrong input is refused before the directory is made.
+    """
+    from bitroute.engines import loading as hosting  # noqa: PLC0415
+    from bitroute.envs.suite import check_tasks  # noqa: PLC0415
+    from bitroute.nn.tokenizer import Tokenizer  # noqa: PLC0415
+    from bitroute.rollout.host import calibration_batches, load_player  # noqa: PLC0415
     from bitroute.rollout.workers import Hosting, workers  # noqa: PLC0415
     from bitroute.routers.registry import build_router  # noqa: PLC0415
     from bitroute.store.runs import RunDirectory, digest, directory_for  # noqa: PLC0415
 
-    Scheme.parse(low)
-    check_tasks(job.split, job.count)
-    Tokenizer.load(model)
-    identity = hosting.identity(model)
+    suite = load_suite(name, data)
+    check_tasks(suite, job.split, job.count)
+    Tokenizer.load(spec.model)
+    identity = hosting.identity(spec.model)
     try:
-        router = build_router(job.router, (low, hosting.HIGH), identity)
+        router = build_router(job.router, spec.ladder, identity)
     except BitrouteError as error:
         raise type(error)(f"--router {job.router}: {error}") from error
     if job.threshold is not None:
@@ -165,18 +188,19 @@ def _record(
             raise ConfigError(f"--threshold {job.threshold}: {error}") from error
     trained = Path(job.router)
     settings = {
-        "model": str(model),
+        "suite": name,
+        "model": str(spec.model),
         "fingerprint": identity,
-        "low": low,
-        "cache_mode": cache_mode,
+        "low": spec.schemes[0],
+        "cache_mode": spec.cache_mode,
         **dataclasses.asdict(job),
         "router_file": digest(trained) if trained.exists() else None,
     }
     path = out or directory_for(Path("runs") / kind, f"{job.router}-{job.split}", settings)
     with RunDirectory(path, settings):
-        hosting.quantize(model, low, path / "variants", lambda: calibration_batches(model))
-        host = Hosting(model, (low,), path / "variants", cache_mode, "float32")
-        with workers(load_player, host, cores) as pool:
+        spec = dataclasses.replace(spec, variants=path / "variants")
+        hosting.quantize(spec.model, spec.schemes[0], spec.variants, lambda: calibration_batches(suite, spec.model))
+        with workers(load_player, Hosting(name, data, spec), cores) as pool:
             return path, pool.record(job, path / "traces.jsonl", f"{job.router} on {job.split}")
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from bitroute.cli.extras import need
-from bitroute.cli.options import MODEL, AlfworldData, Cores, Model, Out, RunPath, examples, use_alfworld_data
+from bitroute.cli.options import Cores, Data, Model, Out, RunPath, SuiteName, examples
+from bitroute.envs.registry import DEFAULT, load_suite
 from bitroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from bitroute.experiment.stages import Experiment
+    from bitroute.envs.suite import Suite
+    from bitroute.evaluation.results import Evaluation
 
 app = typer.Typer()
 train = typer.Typer(help="Train the agent's language model, or a router.")
@@ -37,22 +40,25 @@ def train_lm(
         float, typer.Option(min=1, help="Training tokens in all; raise it to train a finished run further.")
     ] = 16e6,
     seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
-    tokenizer: Annotated[Path, typer.Option(help="Directory of the tokenizer.")] = MODEL,
+    suite: SuiteName = DEFAULT,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="Where the tokenizer is: a bundled model's name, or a directory. By default the suite's."),
+    ] = None,
     network: Annotated[
         Literal["agent", "router"],
         typer.Option(help="agent: the reference agent's 3.3 M network; router: the 0.3 M one that encoders start from."),
     ] = "agent",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; its own choice by default.")] = None,
-    official: Annotated[bool, typer.Option("--official", help="Mix in the official training games.")] = False,
-    alfworld_data: AlfworldData = None,
+    published: Annotated[bool, typer.Option("--published", help="Mix in the training tasks of the suite's publisher.")] = False,
+    data: Data = None,
 ) -> None:
     """Train the agent's language model, or the router's backbone, from scratch.
 
-    It learns from noisy expert episodes of lm-train. A stopped training goes on.
+    It learns from expert episodes, as the suite demonstrates them. A stopped training goes on.
     """
-    from bitroute.envs.alfworld import corpus  # noqa: PLC0415
-    from bitroute.envs.alfworld.agent import AlfworldAgent  # noqa: PLC0415
-    from bitroute.envs.alfworld.suite import agent_config, official_tasks  # noqa: PLC0415
+    from bitroute.envs.models import find_model  # noqa: PLC0415
+    from bitroute.envs.suite import demonstrating  # noqa: PLC0415
     from bitroute.nn.tokenizer import Tokenizer  # noqa: PLC0415
     from bitroute.routers.encoder.network import encoder_config  # noqa: PLC0415
     from bitroute.store.files import write_atomic  # noqa: PLC0415
@@ -61,20 +67,19 @@ def train_lm(
 
     if not math.isfinite(tokens):
         raise ConfigError(f"--tokens {tokens}: a training ends after a finite number of tokens")
-    use_alfworld_data(alfworld_data)
     if threads:
         import torch  # noqa: PLC0415
 
         torch.set_num_threads(threads)
-    agent = AlfworldAgent(Tokenizer.load(tokenizer))
-    source = corpus.expert_source(agent, seed, official_tasks("train") if official else ())
+    chosen = load_suite(suite, data)
+    words = Tokenizer.load(find_model(tokenizer or chosen.defaults.model, chosen))
+    source = demonstrating(chosen).demonstrations(chosen.agent(words), seed=seed, published=published)
     recipe = language_model.Recipe(tokens=int(tokens), seed=seed)
     if not (out / "provenance.json").exists():
-        agent.tokenizer.save(out)
+        words.save(out)
         write_atomic(out / "provenance.json", json.dumps(provenance(), indent=2) + "\n")
-    end, pad = agent.tokenizer.end, agent.tokenizer.pad
-    shape = agent_config() if network == "agent" else encoder_config(agent_config().vocab_size)
-    language_model.train(shape, recipe, source, out, end_token=end, pad_token=pad)
+    shape = language_model.agent_config() if network == "agent" else encoder_config(language_model.agent_config().vocab_size)
+    language_model.train(shape, recipe, source, out, end_token=words.end, pad_token=words.pad)
     typer.echo(f"the model is in {out}" + (f"; next: bitroute play --model {out}" if network == "agent" else ""))
 
 
@@ -83,17 +88,18 @@ def train_lm(
     epilog=examples(
         "bitroute train router",
         "bitroute train router --config my.json --out runs/mine --cores 4",
-        "bitroute train router --traces traces.jsonl --model models/alfworld-agent --low w2g128-rtn --out runs/recorded",
+        "bitroute train router --traces traces.jsonl --model DIRECTORY --low w2g128-rtn --out runs/recorded",
     ),
 )
 def train_router(
+    suite: SuiteName = DEFAULT,
+    data: Data = None,
     out: Out = Path("runs/router"),
     config: Annotated[
         Path | None,
         typer.Option(help="JSON file, see docs/reference/config.md; by default that of the run in --out, else all defaults."),
     ] = None,
     cores: Cores = None,
-    alfworld_data: AlfworldData = None,
     traces: Annotated[
         Path | None, typer.Option(help="Learn from these instead: what `bitroute export` wrote. Nothing is played.")
     ] = None,
@@ -109,33 +115,35 @@ def train_router(
 ) -> None:
     """Train the router: KL-ST, then GRPO.
 
-    Steps of router-train are labelled first. With --traces recorded steps are labelled and KL-ST alone is trained on them; from
-    features without text a signals router. A stopped training goes on where it was.
+    Steps of the suite's training split are labelled first. With --traces recorded steps are labelled and KL-ST alone is trained
+    on them; from features without text a signals router. A stopped training goes on where it was.
     """
     from bitroute.experiment.config import ExperimentConfig  # noqa: PLC0415
-    from bitroute.experiment.stages import experiment  # noqa: PLC0415
+    from bitroute.experiment.experiment import experiment  # noqa: PLC0415
+    from bitroute.experiment.stages import train_routers  # noqa: PLC0415
     from bitroute.store.runs import CONFIG  # noqa: PLC0415
 
     if traces is not None:
         if config is not None:
             raise ConfigError("--config describes what is played, with --traces nothing is: use one of them")
-        _learn(traces, model, low, high, tools, out)
+        _learn(traces, load_suite(suite), model, low, high, tools, out)
         return
     if model is not None or low is not None or high is not None:
         raise ConfigError("--model, --low and --high go with --traces; without it they stand in the configuration")
     if tools is not None:
         raise ConfigError("--tools goes with --traces")
-    use_alfworld_data(alfworld_data)
     stored = out / CONFIG
     source = config or (stored if stored.exists() else None)
-    with experiment(ExperimentConfig.load(source) if source else ExperimentConfig(), out, cores) as run:
-        run.supervise()
-        run.both_stages()
+    if source and (suite != DEFAULT or data is not None):
+        raise ConfigError(f"--suite and --data stand in the configuration {source}: leave them out")
+    chosen = ExperimentConfig.load(source) if source else ExperimentConfig(suite=suite, data=data)
+    with experiment(chosen, out, cores) as run:
+        train_routers(run)
     typer.echo(f"routers are in {out / 'routers'}; next: bitroute evaluate {out}")
 
 
 @app.command(epilog=examples("bitroute evaluate runs/router"))
-def evaluate(run: RunPath, cores: Cores = None, alfworld_data: AlfworldData = None) -> None:
+def evaluate(run: RunPath, cores: Cores = None) -> None:
     """Compare all policies of a run at its budgets.
 
     Calibrates them on validation, plays the evaluated splits, prints the table and writes the report.
@@ -143,50 +151,54 @@ def evaluate(run: RunPath, cores: Cores = None, alfworld_data: AlfworldData = No
     What was done before is not done again; a training that was stopped is finished first.
     """
     need("torch", "report")
-    from bitroute.experiment.stages import experiment  # noqa: PLC0415
+    from bitroute.experiment.experiment import experiment  # noqa: PLC0415
+    from bitroute.experiment.method import run_method  # noqa: PLC0415
 
-    use_alfworld_data(alfworld_data)
     with experiment(_config_of(run), run, cores) as opened:
-        _whole(opened)
+        _tell(run_method(opened), run)
 
 
 @app.command(epilog=examples("bitroute report runs/router"))
-def report(run: RunPath, alfworld_data: AlfworldData = None) -> None:
+def report(run: RunPath) -> None:
     """Write the report of an evaluated run anew.
 
     report.html, report.json and figures/, from the run's traces. Nothing is played.
     """
-    from bitroute.experiment.stages import Experiment  # noqa: PLC0415
+    from bitroute.experiment.experiment import opened  # noqa: PLC0415
+    from bitroute.experiment.report import evaluate_policies  # noqa: PLC0415
+    from bitroute.experiment.report import report as write_report  # noqa: PLC0415
     from bitroute.rollout.workers import Shard, Workers  # noqa: PLC0415
     from bitroute.store.runs import RunDirectory  # noqa: PLC0415
 
     def refuse(_: Shard) -> Any:
         raise ConfigError(f"{run}: is not evaluated to the end; run bitroute evaluate {run}")
 
-    use_alfworld_data(alfworld_data)
     config = _config_of(run)
     with RunDirectory(run, config.model_dump(mode="json")) as directory:
-        opened = Experiment(config, directory, Workers(refuse))
-        opened.report(opened.evaluate())
+        done = opened(config, directory, Workers(refuse))
+        write_report(done, evaluate_policies(done))
     typer.echo(f"report: {run / 'report.html'}")
 
 
 @app.command(epilog=examples("bitroute demo", "bitroute demo --out runs/again --cores 1"))
-def demo(out: Out = Path("runs/demo"), model: Model = MODEL, cores: Cores = None) -> None:
+def demo(suite: SuiteName = DEFAULT, out: Out = Path("runs/demo"), model: Model = None, cores: Cores = None) -> None:
     """The whole method in minutes.
 
     Quantizes, labels, trains both stages, calibrates, evaluates and reports, on as few tasks as still say something.
     """
     need("torch", "report")
     from bitroute.experiment.config import demo_config  # noqa: PLC0415
-    from bitroute.experiment.stages import experiment  # noqa: PLC0415
+    from bitroute.experiment.experiment import experiment  # noqa: PLC0415
+    from bitroute.experiment.method import run_method  # noqa: PLC0415
 
-    with experiment(demo_config(model), out, cores) as run:
-        _whole(run)
+    with experiment(demo_config(suite, model), out, cores) as run:
+        _tell(run_method(run), out)
 
 
-def _learn(traces: Path, model: Path | None, low: str | None, high: str | None, tools: Path | None, out: Path) -> None:
-    """Train on what was recorded."""
+def _learn(
+    traces: Path, suite: Suite, model: Path | None, low: str | None, high: str | None, tools: Path | None, out: Path
+) -> None:
+    """Train on what was recorded; how the suite refuses an action is one of the signals."""
     from bitroute.store.features import is_features  # noqa: PLC0415
     from bitroute.training.effects import train_effects  # noqa: PLC0415
 
@@ -199,28 +211,24 @@ def _learn(traces: Path, model: Path | None, low: str | None, high: str | None, 
         raise ConfigError("--traces needs --model and --low: their steps are labelled with both variants of the model")
     need("torch", "transformers")
     from bitroute.agents.template import read_tools  # noqa: PLC0415
-    from bitroute.envs.alfworld.suite import FAILURES  # noqa: PLC0415
+    from bitroute.envs.models import find_model  # noqa: PLC0415
     from bitroute.training.recorded import train_recorded  # noqa: PLC0415
 
     definitions = read_tools(tools) if tools else ()
-    found = train_recorded(traces, model, low, high, out, failures=FAILURES, tools=definitions)
+    source = find_model(model, suite)
+    found = train_recorded(traces, source, low, high, out, failures=suite.failures, tools=definitions)
     typer.echo(
         f"{found['steps']} steps of {found['episodes']} episodes labelled; {found['captured']:.0%} of the held-out divergence "
         f"lies in the 30 % of the steps that score highest; routers are in {out / 'routers'}: kl-st and signals.json"
     )
 
 
-def _whole(run: Experiment) -> None:
-    """Every stage up to the report; those that are done are read."""
+def _tell(results: Sequence[Evaluation], out: Path) -> None:
     from bitroute.evaluation.tables import summary  # noqa: PLC0415
 
-    run.supervise()
-    run.both_stages()
-    results = run.evaluate()
-    run.report(results)
     for result in results:
         typer.echo(summary(result))
-    typer.echo(f"report: {run.path / 'report.html'}")
+    typer.echo(f"report: {out / 'report.html'}")
 
 
 def _config_of(run: Path) -> Any:

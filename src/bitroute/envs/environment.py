@@ -1,8 +1,8 @@
-"""What an environment is: it is reset to a task, takes actions as text, can be copied in mid-episode. It knows no LLM."""
+"""What an environment is: it is reset to a task and takes actions as text. It knows no LLM."""
 
 from __future__ import annotations
 
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 from bitroute.episode import Observation, Task, Transition
 
@@ -19,6 +19,11 @@ class Environment(Protocol[TaskT_contra]):
     def step(self, action: str) -> Transition:
         """Play one action. Text that is no admissible command is answered as the environment answers it, never raised."""
         ...
+
+
+@runtime_checkable
+class Branchable(Protocol):
+    """An environment whose running task can be copied: what counterfactual branches need."""
 
     def copy(self) -> Self:
         """An independent copy of the running task; cheap enough to branch at every step."""

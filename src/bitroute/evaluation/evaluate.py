@@ -6,7 +6,7 @@ same resamples of the tasks, so every comparison is paired.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import lcm
 
@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bitroute.cost import CostModel
-from bitroute.episode import Episode
+from bitroute.episode import Episode, first_word
 from bitroute.errors import DataError
-from bitroute.evaluation.labels import verb_of
 from bitroute.evaluation.results import (
     ALL_KINDS,
     Comparison,
@@ -82,6 +81,7 @@ def evaluate(
     environment: str,
     ladder: Sequence[str],
     cost: CostModel | None = None,
+    action_kind: Callable[[str], str] = first_word,
     reference: str = "all-high",
     low: str = "all-low",
     resamples: int = RESAMPLES,
@@ -90,11 +90,12 @@ def evaluate(
     """Compare policies that played the same tasks; each run's episodes are read once.
 
     `ladder` is cheapest first; `reference` and `low` name the policies that success and cost are measured against; `cost` is
-    the paper's call count unless given. An episode without steps (it broke at once) has share 0. Raises DataError when a run
-    lacks tasks that another has, plays one twice, repeats a seed, or when reference or low is missing.
+    the paper's call count unless given, `action_kind` groups actions in the table of spending. An episode without steps (it
+    broke at once) has share 0. Raises DataError when a run lacks tasks that another has, plays one twice, repeats a seed, or
+    when reference or low is missing.
     """
     model = cost or CostModel.steps(ladder)
-    policies = _reduce(runs, ladder[-1], model)
+    policies = _reduce(runs, ladder[-1], model, action_kind)
     for needed in (reference, low):
         if needed not in policies:
             raise DataError(f"no run of policy {needed!r} was given (policies: {', '.join(policies) or 'none'})")
@@ -125,7 +126,7 @@ def evaluate(
     )
 
 
-def _reduce(runs: Sequence[Run], highest: str, model: CostModel) -> dict[str, _Policy]:
+def _reduce(runs: Sequence[Run], highest: str, model: CostModel, action_kind: Callable[[str], str]) -> dict[str, _Policy]:
     policies: dict[str, _Policy] = {}
     expected: set[Key] | None = None
     for run in runs:
@@ -135,6 +136,7 @@ def _reduce(runs: Sequence[Run], highest: str, model: CostModel) -> dict[str, _P
         tally = _Tally()
         for episode in run.episodes:
             _add(tally, run, episode, highest, model)
+            _add_verbs(tally, episode, highest, action_kind)
         keys = set(tally.scores)
         expected = keys if expected is None else expected
         if keys != expected:
@@ -164,12 +166,16 @@ def _add(tally: _Tally, run: Run, episode: Episode, highest: str, model: CostMod
     if episode.failure is not None:
         tally.failed.add(key)
     deciles = tally.deciles.setdefault(episode.split, np.zeros((10, 2), dtype=np.int64))
-    verbs = tally.verbs.setdefault(episode.split, {})
-    for t, (step, high) in enumerate(zip(episode.steps, flags, strict=True)):
+    for t, high in enumerate(flags):
         deciles[int(10 * (t + 0.5) / length)] += (1, high)  # the middle of a step is where it lies on the trajectory
-        counts = verbs.setdefault(verb_of(step.action), [0, 0])
+
+
+def _add_verbs(tally: _Tally, episode: Episode, highest: str, action_kind: Callable[[str], str]) -> None:
+    verbs = tally.verbs.setdefault(episode.split, {})
+    for step in episode.steps:
+        counts = verbs.setdefault(action_kind(step.action), [0, 0])
         counts[0] += 1
-        counts[1] += high
+        counts[1] += step.decision.variant == highest
 
 
 class _Table:

@@ -5,12 +5,12 @@ It sees the labels alone, neither model nor router behind them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from bitroute.episode import Sensitivity
+from bitroute.episode import Sensitivity, first_word
 from bitroute.evaluation.statistics import Floats
 
 TOP_SHARE = 0.2
@@ -18,7 +18,7 @@ TOP_SHARE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class VerbSensitivity:
-    """Steps whose action (high's) begins with `verb`: KL quantiles, their part of all KL, how often low would act otherwise."""
+    """Steps whose action (high's) is of the kind `verb`: KL quantiles, part of all KL, how often low would act otherwise."""
 
     verb: str
     steps: int
@@ -43,13 +43,15 @@ class LabelSummary:
     verbs: tuple[VerbSensitivity, ...]
 
 
-def summarise(labels: Sequence[Sensitivity]) -> LabelSummary:
-    """Summarise labels; verbs come by their part of all KL, largest first. Raises ValueError when there are none."""
+def summarise(labels: Sequence[Sensitivity], action_kind: Callable[[str], str] = first_word) -> LabelSummary:
+    """Summarise labels, grouped by `action_kind`; verbs come by their part of all KL, largest first. Raises ValueError when
+    there are none.
+    """
     if not labels:
         raise ValueError("there are no sensitivity labels to summarise")
     kl = np.array([label.kl_sum for label in labels], dtype=np.float64)
     differs = np.array([not label.agrees for label in labels])
-    names = np.array([verb_of(label.action) for label in labels])
+    names = np.array([action_kind(label.action) for label in labels])
     total = float(kl.sum())
     verbs = []
     for verb in sorted(set(names.tolist())):
@@ -75,11 +77,6 @@ def summarise(labels: Sequence[Sensitivity]) -> LabelSummary:
         disagree=float(differs.mean()),
         verbs=tuple(sorted(verbs, key=lambda v: -v.mass)),
     )
-
-
-def verb_of(action: str) -> str:
-    """The first word of an action, "(empty)" where there is none."""
-    return action.split(maxsplit=1)[0] if action.strip() else "(empty)"
 
 
 def concentration(kl: Floats) -> Floats:

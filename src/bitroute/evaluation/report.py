@@ -6,12 +6,12 @@ It arranges what `evaluate.py` and the labels say; no figure on the page is comp
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitroute.episode import Episode, Sensitivity
+from bitroute.episode import Episode, Sensitivity, first_word
 from bitroute.errors import ConfigError, DataError
 from bitroute.evaluation.document import document
 from bitroute.evaluation.labels import summarise
@@ -41,17 +41,19 @@ def write_report(
     sensitivity_labels: Sequence[Sensitivity] = (),
     example_episodes: Sequence[Episode] = (),
     meta: Mapping[str, Any] | None = None,
+    action_kind: Callable[[str], str] = first_word,
 ) -> None:
     """Write `report.html`, `report.json` and `figures/*.png` into `directory`, each file whole or not at all.
 
     `meta` (JSON values by name: command, commit, seeds, tau ...) is shown as a table and stored; its `title` heads the page.
-    `example_episodes` are shown step by step, with the KL of those steps that carry a label. Raises DataError without results,
+    `example_episodes` are shown step by step, with the KL of those steps that carry a label. `action_kind` groups the
+    labelled actions. Raises DataError without results,
     for `meta` that is no JSON, and when the disk refuses.
     """
     if not results:
         raise DataError("a report needs at least one evaluation")
     meta = dict(meta or {})
-    labels = summarise(sensitivity_labels) if sensitivity_labels else None
+    labels = summarise(sensitivity_labels, action_kind) if sensitivity_labels else None
     try:
         text = json.dumps(document(results, labels, meta), indent=1, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:

@@ -111,7 +111,7 @@ class EqualShare:
 
 @dataclass(frozen=True, slots=True)
 class VerbSpending:
-    """Steps whose action begins with `verb`: how many, and the share of them at the highest variant."""
+    """Steps whose action is of the kind `verb`: how many, and the share of them at the highest variant."""
 
     verb: str
     steps: int

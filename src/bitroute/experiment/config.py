@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
-from bitroute.envs.alfworld.suite import check_split
+from bitroute.envs.registry import DEFAULT, load_suite
+from bitroute.envs.suite import Role, Suite, split_for
 from bitroute.errors import ConfigError
 from bitroute.quantization.scheme import Scheme
 from bitroute.training.grpo import GrpoRecipe
@@ -45,6 +46,11 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _suited(field: str, description: str) -> Any:
+    """A field whose default is the suite's, by the name of `SuiteDefaults`."""
+    return Field(default_factory=lambda known: getattr(load_suite(known["suite"]).defaults, field), description=description)
+
+
 def _recipe(**least: int) -> AfterValidator:
     """Refuse a recipe with a field below its least value."""
 
@@ -58,34 +64,42 @@ def _recipe(**least: int) -> AfterValidator:
 
 
 class ExperimentConfig(BaseModel):
-    """The whole method on ALFWorld: which model, which precisions, how many tasks for what."""
+    """The whole method on one suite: which model, which precisions, how many tasks for what.
+
+    What is not said is the suite's default.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Path = Field(Path("models/alfworld-agent"), description="directory of the agent's language model")
-    low: Annotated[str, _checked(Scheme.parse)] = Field(
-        "w2g128-rtn", description="scheme of the low variant, fixed on `validation` before any routing"
+    suite: Annotated[str, _checked(load_suite)] = Field(DEFAULT, description="environment with its tasks, agent and models")
+    data: Path | None = Field(
+        None, description="directory of the files that the suite's publisher offers; by default where the suite looks itself"
+    )
+    model: Path = _suited("model", "the agent's language model: a bundled one's name, or a directory")
+    low: Annotated[str, _checked(Scheme.parse)] = _suited(
+        "low", "scheme of the low variant, fixed on validation before any routing"
     )
     low_call: Share = Field(
         0.56, description="cost of one call of the low variant, probes included, relative to one of the high variant"
     )
     cache_mode: Literal["own", "shared"] = Field("own", description="one KV cache per variant, or one for all")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the products; weights are as stored")
-    max_steps: Count = Field(30, description="an episode that has not succeeded by then has failed")
-    budgets: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(
-        (0.1, 0.2, 0.3), min_length=1, description="K: mean share of steps at high precision, strictly between 0 and 1"
+    max_steps: Count = _suited("max_steps", "an episode that has not succeeded by then has failed")
+    budgets: Annotated[tuple[Share, ...], Field(min_length=1), AfterValidator(_distinct)] = _suited(
+        "budgets", "K: mean share of steps at high precision, strictly between 0 and 1"
     )
     seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = Field(
         (0, 1, 2), min_length=1, description="router training seeds"
     )
-    label_tasks: Count = Field(1600, description="tasks of `router-train` whose steps are labelled, in each of two rounds")
-    holdout_tasks: Count = Field(300, description="tasks of `validation` labelled for the choice of tau and of the epoch")
-    calibration_tasks: Count = Field(400, description="tasks of `validation` played per trial threshold")
+    label_tasks: Count = Field(1600, description="tasks of the training split whose steps are labelled, in each of two rounds")
+    holdout_tasks: Count = Field(300, description="tasks of the validation split labelled to choose tau and the epoch")
+    calibration_tasks: Count = Field(400, description="tasks of the validation split played per trial threshold")
     quantiles: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(
         (0.7, 0.8, 0.9), min_length=1, description="candidates for tau, as quantiles of the divergence"
     )
-    splits: dict[Annotated[str, _checked(check_split)], Count] = Field(
-        {"unseen": 2000}, min_length=1, description="evaluated splits and their numbers of tasks"
+    splits: Annotated[dict[str, Count], Field(min_length=1)] = Field(
+        default_factory=lambda known: {split_for(load_suite(known["suite"]), Role.TEST): 2000},
+        description="evaluated splits and their numbers of tasks; by default 2000 of the test split",
     )
     supervised: Annotated[SupervisedRecipe, _recipe(epochs=1, batch=1, seed=0)] = Field(
         SupervisedRecipe(), description="stage 1, KL-ST"
@@ -93,8 +107,8 @@ class ExperimentConfig(BaseModel):
     grpo: Annotated[GrpoRecipe, _recipe(iterations=0, tasks=1, group=2, passes=1, seed=0)] = Field(
         GrpoRecipe(), description="stage 2, GRPO"
     )
-    backbone: Path | None = Field(
-        Path("models/alfworld-router"), description="small language model of trajectories that the encoder starts from, if any"
+    backbone: Path | None = _suited(
+        "backbone", "small language model of trajectories that the encoder starts from: a bundled one's name, or a directory"
     )
     use_signals: bool = Field(True, description="give the encoder summaries of past log-probabilities besides the text")
     probe: bool = Field(True, description="train a second router that also sees the low variant's own next action, at a cost")
@@ -104,6 +118,23 @@ class ExperimentConfig(BaseModel):
     )
     ablations: bool = Field(True, description="evaluate KL-ST alone and GRPO alone beside both stages")
 
+    @field_validator("splits")
+    @classmethod
+    def _known(cls, splits: dict[str, int], known: ValidationInfo) -> dict[str, int]:
+        """Refuse a split that the suite does not have."""
+        if "suite" in known.data:
+            suite = load_suite(known.data["suite"])
+            for split in splits:
+                try:
+                    suite.check(split)
+                except ConfigError as error:
+                    raise ValueError(str(error)) from error
+        return splits
+
+    def opened(self) -> Suite:
+        """The suite with its data."""
+        return load_suite(self.suite, self.data)
+
     @classmethod
     def load(cls, path: Path) -> ExperimentConfig:
         """Read a JSON file. Raises ConfigError naming the file and each field that is wrong."""
@@ -112,7 +143,8 @@ class ExperimentConfig(BaseModel):
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
         except ValidationError as error:
-            raise ConfigError(f"{path}: {'; '.join(map(_sentence, error.errors()))}") from error
+            problems = [p for p in error.errors() if p["type"] != "default_factory_not_called"]
+            raise ConfigError(f"{path}: {'; '.join(map(_sentence, problems))}") from error
 
 
 def _sentence(problem: ErrorDetails) -> str:
@@ -124,17 +156,18 @@ def _sentence(problem: ErrorDetails) -> str:
     return f"{where}: {message}" if where else message
 
 
-def demo_config(model: Path) -> ExperimentConfig:
-    """Sized for minutes on two cores: one seed, one budget, a few hundred tasks, no ablations."""
+def demo_config(suite: str = DEFAULT, model: Path | None = None) -> ExperimentConfig:
+    """Sized for minutes on two cores: one seed, one budget, a few hundred tasks, no ablations. `model` None is the suite's."""
     return ExperimentConfig(
-        model=model,
+        suite=suite,
+        model=model or load_suite(suite).defaults.model,
         budgets=(0.3,),
         seeds=(0,),
         label_tasks=320,
         holdout_tasks=96,
         calibration_tasks=192,
         quantiles=(0.8,),
-        splits={"unseen": 512},
+        splits={split_for(load_suite(suite), Role.TEST): 512},
         supervised=SupervisedRecipe(epochs=4),
         grpo=GrpoRecipe(iterations=4),
         baselines=("random", "uncertainty", "signals", "oracle"),

@@ -1,7 +1,7 @@
-"""Plays ALFWorld as a client of any OpenAI endpoint: a gateway, or one model's server. It knows the wire and the game, and no
-model, no engine and no router: what is decided behind the endpoint it reads from the answers.
+"""Plays a suite as a client of any OpenAI endpoint: a gateway, or one model's server. It knows the wire and the suite's texts,
+and no model, no engine and no router: what is decided behind the endpoint it reads from the answers.
 
-An episode is one chat: the messages are those of the reference agent, an action is the text of an answer (temperature 0).
+An episode is one chat: the messages are the suite's, an action is the text of an answer (temperature 0).
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Any, Final
 from openai import AsyncOpenAI, OpenAIError
 from openai.types.chat import ChatCompletionMessageParam
 
-from bitroute.envs.alfworld.agent import reminder, strip_welcome
-from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
-from bitroute.envs.alfworld.simulator.game import AlfworldTask
+from bitroute.envs.suite import Suite
+from bitroute.episode import Task
 
 LONGEST: Final = 32  # tokens of an action; the longest command has fewer
 EPISODE: Final = "x-bitroute-episode"  # the gateway's header that names the episode; others send none
@@ -36,7 +35,7 @@ class Answer:
 class Played:
     """An episode. `session` is the id that the client chose; `failure` is what broke, else None."""
 
-    task: AlfworldTask
+    task: Task
     session: str
     answers: tuple[Answer, ...]
     success: bool
@@ -48,48 +47,49 @@ class Client:
     """How episodes are played. `model` is what is asked for: `auto`, a variant, or whatever the server calls its model.
 
     With `constrained` every answer is limited to the admissible commands by llama.cpp's `grammar` field, an extra of that
-    server; otherwise the model writes freely, and the game answers nonsense as it does. `api` decides about keys, timeouts and
-    retries.
+    server; otherwise the model writes freely, and the environment answers nonsense as it does. `api` decides about keys,
+    timeouts and retries.
     """
 
     api: AsyncOpenAI
+    suite: Suite
     model: str = "auto"
     max_steps: int = 30
     constrained: bool = False
 
-    async def play(self, task: AlfworldTask, session: str) -> Played:
+    async def play(self, task: Task, session: str) -> Played:
         """Play one episode in the session of that id, and report its outcome where the endpoint names episodes.
 
         What goes wrong at the endpoint ends the episode and is told in `failure`; nothing is raised.
         """
-        world = AlfworldEnvironment()
-        opening = observation = world.reset(task)
+        environment = self.suite.environment()
+        opening = observation = environment.reset(task)
         history: list[ChatCompletionMessageParam] = []
         answers: list[Answer] = []
         success, done = False, False
         try:
             while not done and len(answers) < self.max_steps:
-                message = strip_welcome(observation.text) + reminder(opening.text)
+                message = self.suite.message(opening, observation)
                 history.append({"role": "user", "content": message})
                 answer = await self._ask(message, history, session, observation.admissible)
                 answers.append(answer)
                 history.append({"role": "assistant", "content": answer.action})
-                transition = world.step(answer.action)
+                transition = environment.step(answer.action)
                 observation, done = transition.observation, transition.done
-                success = success or transition.reward > 0
+                success = success or transition.success
             await self._report(answers, success)
         except OpenAIError as error:
             return Played(task, session, tuple(answers), success, f"{type(error).__name__}: {error}")
         return Played(task, session, tuple(answers), success)
 
-    async def play_all(self, tasks: Sequence[AlfworldTask], parallel: int = 4, run: str = "alfworld") -> list[Played]:
+    async def play_all(self, tasks: Sequence[Task], parallel: int = 4, run: str = "run") -> list[Played]:
         """Play an episode of each task, `parallel` at a time, in the order of `tasks`; session ids begin with `run`.
 
         The client is deterministic: equal answers give equal episodes, however many are played side by side.
         """
         turns = asyncio.Semaphore(parallel)
 
-        async def one(task: AlfworldTask) -> Played:
+        async def one(task: Task) -> Played:
             async with turns:
                 return await self.play(task, f"{run}-{task.id}")
 

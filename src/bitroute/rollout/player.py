@@ -12,13 +12,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from bitroute.agents.agent import Agent
 from bitroute.engines.constraint import Trie
 from bitroute.engines.engine import CacheMode, Engine, Generation, Sampling
 from bitroute.engines.sensitivity import measure
-from bitroute.envs.environment import Environment
+from bitroute.envs.environment import Branchable, Environment
 from bitroute.episode import Decision, Episode, Observation, Sensitivity, Step, Task, Usage, View
 from bitroute.errors import BitrouteError, CapabilityError, ConfigError
 from bitroute.routers.router import Probe, Router
@@ -112,14 +112,16 @@ class Player:
 
     def branch(self, running: Running, forced: str | None) -> Running:
         """An independent copy that plays on from here; `forced` is the variant of its next step (None leaves it to the
-        router).
+        router). Raises CapabilityError when the environment cannot be copied.
 
         The router's state starts afresh: a router recomputes what it remembers from the view, and its draws depend on the
         episode's seed and the step alone, so that a branch that nothing is forced on plays what the original plays.
         """
+        if not isinstance(running.environment, Branchable):
+            raise CapabilityError(f"{type(running.environment).__name__} cannot be copied in mid-episode: no branches")
         return replace(
             running,
-            environment=running.environment.copy(),
+            environment=cast("Environment[Any]", running.environment.copy()),
             context=self.engine.fork(running.context),
             memory=self.router.begin(draw_seed(running.task, running.seed)),
             steps=list(running.steps),
@@ -237,7 +239,7 @@ class Player:
             running.fail("environment", error)
         else:
             reward, running.observation, running.done = transition.reward, transition.observation, transition.done
-            running.success = running.success or reward > 0
+            running.success = running.success or transition.success
         running.steps.append(
             Step(
                 seen.messages[-1],

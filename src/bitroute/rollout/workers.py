@@ -22,6 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from bitroute.engines.spec import EngineSpec
 from bitroute.episode import Episode
 from bitroute.errors import BitrouteError, DataError
 from bitroute.store.traces import TraceWriter, read_traces
@@ -32,13 +33,11 @@ SHARD = 64  # tasks played as one batch
 
 @dataclass(frozen=True, slots=True)
 class Hosting:
-    """What a worker loads once."""
+    """What a worker loads once. `data` is where the suite's published files are, None leaves it to the suite."""
 
-    model: Path
-    schemes: tuple[str, ...]
-    variants: Path
-    cache_mode: str
-    dtype: str
+    suite: str
+    data: Path | None
+    engine: EngineSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,13 +136,22 @@ class RunDirectory:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def once(self, name: str, make: Callable[[], T]) -> T:
-        """The JSON value `name`.json, made by `make` if it is not there yet. Raises DataError when the file is damaged."""
+    def stored(self, name: str) -> Any:
+        """The JSON value in `name`.json, None where the file is not there yet. Raises DataError when it is damaged."""
         path = self.path / f"{name}.json"
-        if not path.exists():
-            write_atomic(path, json.dumps(make(), indent=1) + "\n")
-        value: T = read_json(path)  # what a resumed run will see: tuples as lists, keys as strings
-        return value
+        return read_json(path) if path.exists() else None
+
+    def keep(self, name: str, value: T) -> T:
+        """Write a JSON value to `name`.json; it comes back as a resumed run will see it: tuples as lists, keys as strings."""
+        path = self.path / f"{name}.json"
+        write_atomic(path, json.dumps(value, indent=1) + "\n")
+        read: T = read_json(path)
+        return read
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """The JSON value in `name`.json, made by `make` if it is not there yet. Raises DataError when the file is damaged."""
+        stored: T | None = self.stored(name)
+        return self.keep(name, make()) if stored is None else stored
 
 
 def read_json(path: Path) -> Any:

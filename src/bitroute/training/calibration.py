@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+from scipy.optimize import brentq
 
 from bitroute.episode import Episode
 from bitroute.errors import ConfigError
@@ -31,6 +33,20 @@ def spent(episode: Episode, variants: Sequence[str]) -> float:
     """
     rungs = [variants.index(step.decision.variant) for step in episode.steps]
     return sum(rungs) / max(1, len(rungs)) / (len(variants) - 1)
+
+
+def realised_share(episodes: Sequence[Episode], variants: Sequence[str]) -> float:
+    """K: the mean of what episodes spend; those without steps (they broke at once) do not count."""
+    return float(np.mean([spent(e, variants) for e in episodes if e.steps]))
+
+
+def recentre(scores: npt.ArrayLike, budget: float) -> float:
+    """The threshold around which sampled decisions spend `budget`: mean sigmoid(score - threshold) = budget."""
+    values = np.asarray(scores, dtype=np.float64)
+    spread = 30.0
+    return float(
+        brentq(lambda t: float(np.mean(1 / (1 + np.exp(t - values)))) - budget, values.min() - spread, values.max() + spread)
+    )
 
 
 def calibrate(

@@ -1,6 +1,6 @@
 """Stage 2, GRPO: trains the encoder on the outcome of whole episodes; the language model stays frozen.
 
-For each task a group of G episodes is played with sampled decisions; reward = success - lambda * cost; advantage = reward -
+For each task a group of G episodes is played with sampled decisions; reward = outcome - lambda * cost; advantage = reward -
 group mean. Differences from the paper (arXiv 2602.02711), each with its reason: advantages are not divided by the group's
 deviation (in groups where all succeed or all fail that would cancel lambda; `normalise` restores it), every decision weighs the
 same (one constant instead of each episode's own length, which would favour long failures), and groups without variance are
@@ -13,11 +13,12 @@ import copy
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +29,12 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
-from bitroute.episode import Episode, Task
+from bitroute.episode import Episode
 from bitroute.errors import ConfigError, DataError
+from bitroute.rollout.workers import Job, Workers
 from bitroute.routers.encoder.dataset import Reader, Trajectory, read_episode, trajectory_logits
 from bitroute.routers.encoder.network import EncoderNetwork, unique
+from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.store.files import write_atomic
 from bitroute.training.calibration import spent
 
@@ -53,6 +56,7 @@ class GrpoRecipe:
     passes: int = 2  # over the episodes of an iteration
     normalise: bool = False  # divide advantages by the group's deviation (the paper's form)
     cost_on_success: bool = False  # charge cost only where the task succeeded
+    outcome: Literal["success", "score"] = "success"  # what of an episode is rewarded: yes or no, or its graded score
     seed: int = 0
 
 
@@ -69,7 +73,7 @@ class Sample:
 
 
 def rewards(episodes: Sequence[Episode], variants: Sequence[str], reference_steps: float, recipe: GrpoRecipe) -> Floats:
-    """success - lambda * cost [episodes].
+    """outcome - lambda * cost [episodes].
 
     Cost, in 0..1, is what the episode's steps spend (one at the highest variant 1, at the lowest 0, evenly between) relative to
     all-high's mean number of steps.
@@ -78,7 +82,8 @@ def rewards(episodes: Sequence[Episode], variants: Sequence[str], reference_step
     for episode in episodes:
         cost = min(1.0, spent(episode, variants) * len(episode.steps) / reference_steps)
         charged = cost if episode.success or not recipe.cost_on_success else 0.0
-        values.append(float(episode.success) - recipe.price * charged)
+        outcome = float(episode.success) if recipe.outcome == "success" else episode.score
+        values.append(outcome - recipe.price * charged)
     return np.array(values)
 
 
@@ -119,33 +124,35 @@ def policy_loss(
 
 
 def train_grpo(
-    network: EncoderNetwork,
-    reader: Reader,
-    variants: Sequence[str],
-    thresholds: Sequence[float],
-    tasks: Callable[[int], Task],
-    sample: Callable[[Sequence[tuple[Task, int]]], list[Episode]],
+    router: EncoderRouter,
+    pool: Workers,
+    job: Job,
     reference_steps: float,
     recipe: GrpoRecipe,
+    *,
+    sampler: Path,
     checkpoint: Path | None = None,
 ) -> list[dict[str, float]]:
-    """Train `network` in place. `tasks(i)` is the i-th training task; `sample` plays (task, seed) pairs with the network
-    sampling around `thresholds`.
+    """Train the router's network in place, sampling decisions around its thresholds.
 
-    `reference_steps` is the mean number of steps of an all-high episode. Returns the curve, a row an iteration: reward,
-    success, share spent, groups in all and without variance, loss. With a `checkpoint` file each iteration is kept there, and a
-    training that was stopped goes on with the next one; ConfigError when the file is of another recipe, DataError when it is
-    damaged.
+    `pool` plays; `job` says on which split and from which task on, and how long episodes may be. Before each iteration the
+    router is saved to `sampler`, where workers read it. `reference_steps` is the mean number of steps of an all-high episode.
+    Returns the curve, a row an iteration: reward, success, share spent, groups in all and without variance, loss. With a
+    `checkpoint` file each iteration is kept there, and a training that was stopped goes on with the next one; ConfigError when
+    the file is of another recipe, DataError when it is damaged.
     """
+    network, variants, thresholds = router.network, router.variants, router.thresholds
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.0)
     scale = recipe.tasks * recipe.group * reference_steps
     curve = resume(checkpoint, network, frozen, optimizer, recipe) if checkpoint and checkpoint.exists() else []
     for iteration in tqdm(range(len(curve), recipe.iterations), desc="GRPO", unit="iteration"):
-        chosen = [tasks(iteration * recipe.tasks + i) for i in range(recipe.tasks)]
-        seeds = [(recipe.seed * 1_000_003 + iteration) * recipe.group + g for g in range(recipe.group)]
-        episodes = sample([(task, seed) for task in chosen for seed in seeds])
-        samples, groups, skipped = learnable(episodes, reader, variants, reference_steps, recipe)
+        router.save(sampler)
+        seeds = tuple((recipe.seed * 1_000_003 + iteration) * recipe.group + g for g in range(recipe.group))
+        first = job.start + iteration * recipe.tasks
+        group_job = replace(job, router=str(sampler), start=first, count=recipe.tasks, seeds=seeds, sample=True)
+        (episodes,) = pool.play([group_job])
+        samples, groups, skipped = learnable(episodes, router.reader, variants, reference_steps, recipe)
         loss = learn(network, frozen, optimizer, samples, thresholds, scale, recipe) if samples else 0.0
         row = {
             "iteration": iteration + 1.0,

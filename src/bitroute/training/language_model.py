@@ -26,15 +26,21 @@ from tqdm import tqdm
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.checkpoint import config_json
 from bitroute.nn.decoder import Decoder, DecoderConfig, causal
+from bitroute.nn.weighted import WeightedSequence
 from bitroute.store.files import write_atomic
 
 
-@dataclass(frozen=True, slots=True)
-class Sequence:
-    """One training sequence: `tokens` and, for each, the weight of predicting it (0: it is only read)."""
-
-    tokens: list[int]
-    weights: list[float]
+def agent_config() -> DecoderConfig:
+    """The reference agent's network: 3.3 M parameters, all widths multiples of 256 (what K-quants need)."""
+    return DecoderConfig(
+        vocab_size=768,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +73,10 @@ class Progress:
     seconds: float = 0.0
 
 
-def batches(sequences: list[Sequence], recipe: Recipe, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(sequences: list[WeightedSequence], recipe: Recipe, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The pool as padded batches (tokens [b, t], weights [b, t]) of about equal length each, in random order."""
     pool = sorted(sequences, key=lambda s: len(s.tokens))
-    groups: list[list[Sequence]] = [[]]
+    groups: list[list[WeightedSequence]] = [[]]
     for sequence in pool:
         width = min(len(sequence.tokens), recipe.max_length)
         if groups[-1] and (len(groups[-1]) + 1) * width > recipe.batch_tokens:
@@ -104,7 +110,7 @@ def weighted_loss(model: Decoder, tokens: Tensor, weights: Tensor) -> Tensor:
 def train(
     config: DecoderConfig,
     recipe: Recipe,
-    source: Callable[[int], Sequence],
+    source: Callable[[int], WeightedSequence],
     directory: Path,
     *,
     end_token: int,

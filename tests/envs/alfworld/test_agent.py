@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from transformers import AutoTokenizer
 
 from bitroute.engines.constraint import Trie
-from bitroute.envs.alfworld.agent import VOCABULARY, AlfworldAgent, reminder, train_alfworld_tokenizer, vocabulary
+from bitroute.envs.alfworld.agent import VOCABULARY, AlfworldAgent, train_alfworld_tokenizer, vocabulary
 from bitroute.envs.alfworld.demonstrations import demonstrate
+from bitroute.envs.alfworld.message import reminder
 from bitroute.envs.alfworld.splits import task
+from bitroute.envs.models import find_model
 from bitroute.episode import Observation
 from bitroute.nn.tokenizer import Tokenizer
 
-MODEL = Path(__file__).parents[3] / "models" / "alfworld-agent"
+MODEL = find_model("alfworld-agent")
 OPENING = Observation(
     "-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking quickly around you, you see a cabinet 1, "
     "a countertop 2, and a countertop 1.\n\nYour task is to: put a clean pan in countertop.",

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from bitroute.envs.alfworld import corpus, splits
 from bitroute.envs.alfworld.agent import AlfworldAgent
-from bitroute.envs.alfworld.corpus import NOISE, OBSERVATION_WEIGHT, OFFICIAL_SHARE, VERB_WEIGHT, expert_source, weigh
+from bitroute.envs.alfworld.corpus import NOISE, OBSERVATION_WEIGHT, PUBLISHED_SHARE, VERB_WEIGHT, expert_source, weigh
 from bitroute.envs.alfworld.demonstrations import Demonstration, demonstrate
 from bitroute.envs.alfworld.simulator.game import AlfworldTask
+from bitroute.envs.models import find_model
 from bitroute.episode import Observation
 from bitroute.nn.tokenizer import ASSISTANT, END, USER, Tokenizer
 
-MODEL = Path(__file__).parents[3] / "models" / "alfworld-agent"
+MODEL = find_model("alfworld-agent")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +78,7 @@ def test_tasks_come_from_lm_train_and_the_official_games_in_their_share(
     for index in range(2000):
         source(index)
     chosen = [task for task, _ in played if task.split == "train"]
-    assert len(chosen) / 2000 == pytest.approx(OFFICIAL_SHARE, abs=0.03)  # nearly four standard errors
+    assert len(chosen) / 2000 == pytest.approx(PUBLISHED_SHARE, abs=0.03)  # nearly four standard errors
     assert {task.id for task in chosen} == {task.id for task in official}
     assert {task.split for task, _ in played} == {"train", "lm-train"}
     noises = [noise for _, noise in played]

@@ -13,9 +13,10 @@ from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
 from bitroute.envs.alfworld.simulator.game import AlfworldTask, TaskKind
 from bitroute.envs.alfworld.simulator.load import load_split
 from bitroute.envs.alfworld.splits import task
+from bitroute.envs.models import find_model
 from bitroute.nn.tokenizer import Tokenizer
 
-MODEL = Path(__file__).parents[3] / "models" / "alfworld-agent"
+MODEL = find_model("alfworld-agent")
 
 
 def test_without_noise_the_expert_plays() -> None:

@@ -21,6 +21,8 @@ from openai.types.chat import ChatCompletionMessageParam
 from bitroute.envs.alfworld.agent import AlfworldAgent
 from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
 from bitroute.envs.alfworld.splits import split, task
+from bitroute.envs.alfworld.suite import AlfworldSuite
+from bitroute.envs.models import find_model
 from bitroute.errors import ConfigError, DataError
 from bitroute.gateway.core.config import GatewayConfig, Source
 from bitroute.nn.tokenizer import Tokenizer
@@ -30,13 +32,14 @@ from support.checkpoint import write_checkpoint
 pytest.importorskip("gguf", reason="needs the extra serve-demo")
 pytest.importorskip("xllamacpp", reason="needs the extra serve-demo")
 
-from bitroute.gateway.demo.demo import OPENING, TRAINED, example, start_demo
+from bitroute.gateway.demo.demo import example, opening_of, start_demo
 from bitroute.gateway.demo.llama_server import CONTEXT, SLOTS, llama_server
 from bitroute.quantization.gguf import export_gguf
 
 ROOT = Path(__file__).parents[3]
-MODEL = ROOT / "models" / "alfworld-agent"
+MODEL = find_model("alfworld-agent")
 FIXTURES = ROOT / "tests" / "fixtures" / "gateway"
+OPENING = opening_of(AlfworldSuite())
 START: list[ChatCompletionMessageParam] = [{"role": "user", "content": OPENING}]
 DEADLINE = 60.0
 
@@ -82,6 +85,8 @@ def idle(url: str) -> None:
 def test_the_opening_is_what_the_agent_reads_at_the_start_of_a_task() -> None:
     opening = AlfworldEnvironment().reset(task("validation", 0))
     assert AlfworldAgent(Tokenizer.load(MODEL)).message(opening, opening) == OPENING
+    assert OPENING.startswith("You are in the middle of a room. Looking quickly around you, you see a bed 1, a desk 1,")
+    assert OPENING.endswith("Your task is to: put a creditcard in desk.\nGoal: desk put creditcard")
 
 
 def test_both_precisions_answer_with_an_action(demo: GatewayConfig, clients: dict[str, OpenAI]) -> None:
@@ -161,7 +166,7 @@ def test_the_recorded_answers_still_look_like_the_server_s(demo: GatewayConfig) 
 def test_episodes_are_won_by_answers_limited_to_the_admissible_commands(demo: GatewayConfig) -> None:
     async def play() -> None:
         async with AsyncOpenAI(base_url=f"{demo.variants[1].urls[0]}/v1", api_key="none") as api:
-            played = await Client(api, "high", constrained=True).play_all(split("validation", 4), parallel=4)
+            played = await Client(api, AlfworldSuite(), "high", constrained=True).play_all(split("validation", 4), parallel=4)
         assert [episode.failure for episode in played] == [None] * 4
         assert sum(episode.success for episode in played) >= 3
         for episode in played:
@@ -229,9 +234,9 @@ def test_flags_win_and_wrong_ones_are_named(tiny_model: Path, tmp_path: Path) ->
 
 def test_a_trained_router_beside_the_model_decides(tmp_path: Path) -> None:
     model = write_checkpoint(tmp_path / "model")
-    (tmp_path / TRAINED).mkdir()
+    (tmp_path / "alfworld-router-trained").mkdir()
     with start_demo(Source("flags", {}), model, tmp_path / "work") as (config, _):
-        assert config.routing.router == str(tmp_path / TRAINED)
+        assert config.routing.router == str(tmp_path / "alfworld-router-trained")
 
 
 def test_what_is_printed_can_be_copied(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,11 +244,11 @@ def test_what_is_printed_can_be_copied(tiny_model: Path, tmp_path: Path, capsys:
         announce("http://127.0.0.1:8080", "http://127.0.0.1:8081")
         url = config.variants[0].urls[0]
         printed = capsys.readouterr().out
-        assert "http://127.0.0.1:8081" in printed and url in printed and example("http://127.0.0.1:8080") in printed
-        command = next(line for line in example(url).splitlines() if line.startswith("curl"))
+        assert "http://127.0.0.1:8081" in printed and url in printed and example("http://127.0.0.1:8080", OPENING) in printed
+        command = next(line for line in example(url, OPENING).splitlines() if line.startswith("curl"))
         body = json.loads(command.partition(" -d '")[2].removesuffix("'"))
         assert httpx.post(f"{url}/v1/chat/completions", json=body | {"max_tokens": 1}).status_code == 200
-    snippet = example(url).partition("\nfrom openai")[2].partition("\n\nWhole")[0]
+    snippet = example(url, OPENING).partition("\nfrom openai")[2].partition("\n\nWhole")[0]
     compile("from openai" + snippet, "snippet", "exec")
 
 

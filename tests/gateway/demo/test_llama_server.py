@@ -20,6 +20,8 @@ import sqlalchemy as sa
 
 from bitroute.cli.main import main
 from bitroute.envs.alfworld.splits import split
+from bitroute.envs.alfworld.suite import AlfworldSuite
+from bitroute.envs.models import find_model
 from bitroute.episode import View
 from bitroute.gateway.core.config import GatewayConfig, Source
 from bitroute.gateway.records.tables import episodes, open_database, steps
@@ -34,10 +36,11 @@ from support.gateway import Running, threaded
 pytest.importorskip("gguf", reason="needs the extra serve-demo")
 pytest.importorskip("xllamacpp", reason="needs the extra serve-demo")
 
-from bitroute.gateway.demo.demo import OPENING, start_demo
+from bitroute.gateway.demo.demo import opening_of, start_demo
 
 ROOT = Path(__file__).parents[3]
-TRAINED = ROOT / "models" / "alfworld-router-trained"
+TRAINED = find_model("alfworld-router-trained")
+OPENING = opening_of(AlfworldSuite())
 START: list[Any] = [{"role": "user", "content": OPENING}]
 ASK: dict[str, Any] = {"model": "auto", "temperature": 0, "messages": START}
 ACTION = "go to dresser 1"
@@ -55,7 +58,7 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayConfig]:
     """The two servers, and a gateway's configuration with the trained router."""
     flags = {"routing": {"budget": BUDGET}, "records": {"store_content": True, "flush": 0.05}}
-    with start_demo(Source("flags", flags), ROOT / "models" / "alfworld-agent", tmp_path_factory.mktemp("demo")) as (config, _):
+    with start_demo(Source("flags", flags), find_model("alfworld-agent"), tmp_path_factory.mktemp("demo")) as (config, _):
         assert config.routing.router == str(TRAINED)
         yield config
 
@@ -225,7 +228,7 @@ def season(demo: GatewayConfig, tmp_path_factory: pytest.TempPathFactory) -> Sea
 
     async def play(at: str) -> list[Played]:
         async with openai.AsyncOpenAI(base_url=f"{at}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as api:
-            return await Client(api).play_all(split("validation", 6), parallel=3)
+            return await Client(api, AlfworldSuite()).play_all(split("validation", 6), parallel=3)
 
     with threaded(config) as running:
         return Season(asyncio.run(play(running.url)), url)
@@ -301,7 +304,7 @@ def decided(url: str) -> dict[tuple[str, int], Any]:
 
 
 def test_the_example_plays_episodes_of_each_model(gateway: Running) -> None:
-    example = [sys.executable, str(ROOT / "examples" / "alfworld_gateway.py"), "--url", gateway.url, "--tasks", "2"]
+    example = [sys.executable, str(ROOT / "examples" / "gateway_episodes.py"), "--url", gateway.url, "--tasks", "2"]
     done = subprocess.run([*example, "--models", "auto,low"], capture_output=True, text=True, check=False, timeout=4 * PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "auto: success" in done.stdout and "low: success" in done.stdout and "broke" not in done.stdout

@@ -11,25 +11,11 @@ from functools import lru_cache
 from typing import Final
 
 from bitroute.engines.constraint import Trie
-from bitroute.envs.alfworld.simulator.game import TaskKind
-from bitroute.envs.alfworld.simulator.goal import goal_sentence, read_goal
+from bitroute.envs.alfworld.message import GOAL_WORDS, message
 from bitroute.envs.alfworld.simulator.rooms import FURNITURE
 from bitroute.envs.alfworld.simulator.stock import FLOOR, STOCK
 from bitroute.episode import Message, Observation
 from bitroute.nn.tokenizer import ASSISTANT, END, USER, Tokenizer, train_tokenizer
-
-WELCOME: Final = "-= Welcome to TextWorld, ALFRED! =-"
-
-# One word a kind; the parent or lamp goes before it, the target after it, next to where the action begins.
-_WORDS: Final = {
-    TaskKind.PLACE: "put",
-    TaskKind.CLEAN: "clean",
-    TaskKind.HEAT: "heat",
-    TaskKind.COOL: "cool",
-    TaskKind.TWO: "two",
-    TaskKind.LOOK: "look",
-}
-
 
 # The commands that win games; the others (look, inventory, examine, slice, help) may be several tokens.
 _VERBS: Final = ("go", "take", "move", "open", "close", "use", "heat", "cool", "clean")
@@ -42,14 +28,14 @@ class AlfworldAgent:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self._recall = lru_cache(maxsize=4096)(reminder)
+        self.end = tokenizer.end
         self._prompt = lru_cache(maxsize=65536)(self._encode_prompt)
         self._completion = lru_cache(maxsize=65536)(self._encode_completion)
         self._trie = lru_cache(maxsize=8192)(self._build_trie)
 
     def message(self, opening: Observation, observation: Observation) -> str:
         """The observation's text without the welcome line, then `Goal: <where> <how> <what>` on a line of its own."""
-        return strip_welcome(observation.text) + self._recall(opening.text)
+        return message(opening, observation)
 
     def prompt(self, message: str, *, first: bool) -> list[int]:
         """Token ids of a user turn with the marker that begins the action. The format has no start token: `first` changes
@@ -93,23 +79,6 @@ class AlfworldAgent:
         return Trie.of(self._completion(command) for command in admissible)
 
 
-def strip_welcome(text: str) -> str:
-    """An observation without ALFWorld's welcome line, which says nothing."""
-    return text.removeprefix(WELCOME).lstrip("\n") if text.startswith(WELCOME) else text
-
-
-def reminder(opening: str) -> str:
-    """The line that recalls the goal: `\\nGoal: countertop clean pan`; for a sentence of no official template, that sentence.
-
-    It ends with the target's name, next to where the action begins: a small model then notices far more often that the object
-    is in the observation (success rose from 31 to 55 % in trials).
-    """
-    goal = read_goal(opening)
-    if goal is None:
-        return f"\nGoal: {goal_sentence(opening)}"
-    return f"\nGoal: {goal.parent or goal.lamp} {_WORDS[goal.kind]} {goal.target}"
-
-
 def train_alfworld_tokenizer(texts: Iterable[str]) -> Tokenizer:
     """The tokenizer of ALFWorld's texts: at most `VOCABULARY` ids; one for each word of `vocabulary` and for usual words."""
     return train_tokenizer(texts, VOCABULARY, vocabulary())
@@ -122,4 +91,4 @@ def vocabulary() -> list[str]:
     things = {thing for room in STOCK.values() for thing, facts in room.items() if set(facts.places) != {FLOOR}}
     names = sorted(name.lower() for name in furniture | things)
     numbers = [str(number) for number in range(1, 51)]
-    return [f" {word}" for word in [*names, *numbers, *_WORDS.values(), "to", "from", "with"]] + list(_VERBS)
+    return [f" {word}" for word in [*names, *numbers, *GOAL_WORDS.values(), "to", "from", "with"]] + list(_VERBS)

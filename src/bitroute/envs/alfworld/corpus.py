@@ -8,22 +8,21 @@ it has to recognise. More weight on taking was tried: it made the network take w
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from collections.abc import Sequence as Many
+from collections.abc import Callable, Sequence
 
+from bitroute.agents.agent import Agent
 from bitroute.envs.alfworld import splits
-from bitroute.envs.alfworld.agent import AlfworldAgent
 from bitroute.envs.alfworld.demonstrations import Demonstration, demonstrate
 from bitroute.envs.alfworld.simulator.game import AlfworldTask
-from bitroute.training.language_model import Sequence
+from bitroute.nn.weighted import WeightedSequence
 
 OBSERVATION_WEIGHT = 0.1
 VERB_WEIGHT = 3.0
-OFFICIAL_SHARE = 0.15  # of the sequences, where official training games are given
+PUBLISHED_SHARE = 0.15  # of the sequences, where official training games are given
 NOISE = (0.0, 0.3)  # range of an episode's probability of a stray action
 
 
-def weigh(agent: AlfworldAgent, demonstration: Demonstration) -> Sequence:
+def weigh(agent: Agent, demonstration: Demonstration) -> WeightedSequence:
     """The episode as the model will see it; only actions that the expert would have chosen are to be imitated."""
     opening = demonstration.observations[0]
     tokens: list[int] = []
@@ -35,15 +34,15 @@ def weigh(agent: AlfworldAgent, demonstration: Demonstration) -> Sequence:
         tokens += [*prompt, *completion]
         weights += [OBSERVATION_WEIGHT] * len(prompt)
         weights += [OBSERVATION_WEIGHT] * len(completion) if demonstration.noise[index] else imitated
-    return Sequence(tokens, weights)
+    return WeightedSequence(tokens, weights)
 
 
-def expert_source(agent: AlfworldAgent, seed: int, official: Many[AlfworldTask] = ()) -> Callable[[int], Sequence]:
+def expert_source(agent: Agent, seed: int, official: Sequence[AlfworldTask] = ()) -> Callable[[int], WeightedSequence]:
     """Endless noisy expert episodes: fresh tasks of `lm-train`, and every now and then one of the `official` training games."""
 
-    def sequence(index: int) -> Sequence:
+    def sequence(index: int) -> WeightedSequence:
         chance = random.Random(f"{seed}|{index}")
-        task = chance.choice(official) if official and chance.random() < OFFICIAL_SHARE else splits.task("lm-train", index)
+        task = chance.choice(official) if official and chance.random() < PUBLISHED_SHARE else splits.task("lm-train", index)
         return weigh(agent, demonstrate(task, seed=index, noise=chance.uniform(*NOISE)))
 
     return sequence

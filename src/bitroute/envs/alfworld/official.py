@@ -51,9 +51,9 @@ class OfficialAlfworldEnvironment:
         with _guarded():
             state, _, won = self._engine.step(action)
         self._history.append(action)
-        reward = float(won and not self._done)
+        success = bool(won) and not self._done
         self._done = self._done or bool(won)
-        return Transition(Observation(state.feedback, tuple(state["admissible_commands"])), reward, self._done)
+        return Transition(Observation(state.feedback, tuple(state["admissible_commands"])), float(success), self._done, success)
 
     def _load(self, task: AlfworldTask) -> None:
         if task.source is not None:

@@ -1,125 +1,109 @@
-"""ALFWorld put together: which tasks a split name means, and how a worker plays them with the reference agent."""
+"""ALFWorld as a suite: generated games without end, the publisher's where their files are, and the reference agent."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
-import torch
-from torch import Tensor
-
-from bitroute.engines.caching import CachingEngine
-from bitroute.engines.engine import CacheMode, Engine
-from bitroute.engines.loading import host
 from bitroute.envs.alfworld import splits
-from bitroute.envs.alfworld.agent import AlfworldAgent
-from bitroute.envs.alfworld.corpus import weigh
-from bitroute.envs.alfworld.demonstrations import demonstrate
+from bitroute.envs.alfworld.message import message
 from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
 from bitroute.envs.alfworld.simulator.game import AlfworldTask
-from bitroute.envs.alfworld.simulator.load import SPLITS as LABELS
+from bitroute.envs.alfworld.simulator.load import SPLITS as PUBLISHED_NAMES
 from bitroute.envs.alfworld.simulator.load import find_games, load_split, load_task
-from bitroute.episode import Episode
+from bitroute.envs.suite import Role, SuiteDefaults, check_tasks
+from bitroute.episode import Observation, first_word
 from bitroute.errors import ConfigError
-from bitroute.nn.decoder import DecoderConfig
-from bitroute.nn.tokenizer import Tokenizer
-from bitroute.rollout.player import Player, play
-from bitroute.rollout.workers import Hosting, Play, Shard
-from bitroute.routers.registry import builder
+from bitroute.nn.weighted import WeightedSequence
 
-FAILURES = ("nothing happens",)  # by which the game refuses an action, in lower case
-OFFICIAL = "official-"  # "official-valid_seen": the publisher's split of that name, read from $ALFWORLD_DATA
+if TYPE_CHECKING:
+    from bitroute.agents.agent import Agent
+    from bitroute.envs.alfworld.agent import AlfworldAgent
+    from bitroute.nn.tokenizer import Tokenizer
 
-
-@lru_cache(maxsize=4)
-def official_games(name: str) -> list[Path]:
-    """The game files of one of the publisher's splits. Raises ConfigError when $ALFWORLD_DATA does not hold it."""
-    return find_games(None, name)
+OFFICIAL: Final = "official-"  # "official-valid_seen": the publisher's split of that name
+CALIBRATION_NOISE: Final = 0.15  # probability of a stray action in the episodes that quantisers see
 
 
-def official_tasks(name: str) -> list[AlfworldTask]:
-    """All games of one of the publisher's splits, read. Raises DataError naming a file that is missing or truncated."""
-    return list(load_split(None, name))
+class AlfworldSuite:
+    """ALFWorld. `data` is the directory that holds `json_2.1.1`; None stands for $ALFWORLD_DATA."""
 
-
-def task_at(split: str, index: int) -> AlfworldTask:
-    """Task `index` of a generated split, or of an official one by its prefix. Raises ConfigError for an unknown split and an
-    index beyond its end, DataError for a game file that is missing or truncated.
-    """
-    if not split.startswith(OFFICIAL):
-        return splits.task(split, index)
-    check_tasks(split, index + 1)
-    name = split.removeprefix(OFFICIAL)
-    return load_task(official_games(name)[index], LABELS.get(name, name))
-
-
-def check_split(split: str) -> None:
-    """Raise ConfigError when no split has this name; whether the files of an official one are here is another question."""
-    if split not in splits.SPLITS and not split.startswith(OFFICIAL):
-        raise ConfigError(
-            f"unknown split {split!r}; want {', '.join(splits.SPLITS)} or {OFFICIAL}NAME, e.g. {OFFICIAL}valid_seen"
-        )
-
-
-def check_tasks(split: str, count: int) -> None:
-    """Raise ConfigError unless `split` exists and has `count` tasks: generated splits have as many as one asks for."""
-    check_split(split)
-    if split.startswith(OFFICIAL) and count > (there := len(official_games(split.removeprefix(OFFICIAL)))):
-        raise ConfigError(f"split {split} has {there} tasks, fewer than the {count} asked for")
-
-
-def load_player(hosting: Hosting) -> Play:
-    """Load model, variants and tokenizer once; the function that plays a shard with them. One thread: processes share the
-    cores.
-    """
-    torch.set_num_threads(1)
-    agent = AlfworldAgent(Tokenizer.load(hosting.model))
-    hosted = host(
-        hosting.model,
-        hosting.schemes,
-        hosting.variants,
-        end_token=agent.tokenizer.end,
-        cache_mode=CacheMode(hosting.cache_mode),
-        dtype=getattr(torch, hosting.dtype),
+    name = "alfworld"
+    title = "ALFWorld"
+    splits: Mapping[str, Role] = MappingProxyType(
+        {
+            "lm-train": Role.LM,
+            "seen": Role.EXTRA,
+            "router-train": Role.TRAIN,
+            "validation": Role.VALIDATION,
+            "unseen": Role.TEST,
+        }
     )
-    engine: Engine[Any] = CachingEngine(hosted) if hosted.cache_mode is CacheMode.OWN else hosted
-
-    build = builder(engine.ladder, engine.fingerprint)
-
-    def run(shard: Shard) -> list[Episode]:
-        job = shard.job
-        router = build(job.router).with_options(threshold=job.threshold, sample=job.sample)
-        player = Player(
-            AlfworldEnvironment, agent, engine, router, max_steps=job.max_steps, constrained=not job.free, label=job.label
-        )
-        tasks = {i: task_at(job.split, i) for i in dict(shard.pairs)}
-        jobs = [(tasks[i], seed) for i, seed in shard.pairs]
-        order = {(task.id, seed): number for number, (task, seed) in enumerate(jobs)}
-        episodes = play(player, jobs, job.policy, batch=len(jobs))
-        return sorted(episodes, key=lambda e: order[e.task_id, e.seed])
-
-    return run
-
-
-def calibration_batches(model: Path, count: int = 64) -> tuple[Sequence[Tensor], str]:
-    """Token sequences [1, t] of expert episodes of `lm-train`, for GPTQ; and where they come from."""
-    agent = AlfworldAgent(Tokenizer.load(model))
-    episodes = (demonstrate(task, seed=0, noise=0.15) for task in splits.tasks("lm-train"))
-    batches = [torch.tensor([weigh(agent, episode).tokens[:1024]]) for episode in islice(episodes, count)]
-    return batches, f"{count} expert episodes of lm-train"
-
-
-def agent_config() -> DecoderConfig:
-    """The reference agent's network: 3.3 M parameters, all widths multiples of 256 (what K-quants need)."""
-    return DecoderConfig(
-        vocab_size=768,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
+    failures: tuple[str, ...] = ("nothing happens",)
+    models: Path | None = Path(__file__).parent / "models"
+    defaults = SuiteDefaults(
+        model=Path("alfworld-agent"),
+        backbone=Path("alfworld-router"),
+        router=Path("alfworld-router-trained"),
+        low="w2g128-rtn",
+        max_steps=30,
     )
+
+    def __init__(self, data: Path | None = None) -> None:
+        self.data = data
+        self._games = lru_cache(maxsize=4)(lambda name: find_games(data, name))
+
+    def check(self, split: str) -> None:
+        """As the contract says; a published split is any name behind `OFFICIAL`."""
+        if split not in self.splits and not split.startswith(OFFICIAL):
+            raise ConfigError(
+                f"unknown split {split!r}; want {', '.join(self.splits)} or {OFFICIAL}NAME, e.g. {OFFICIAL}valid_seen"
+            )
+
+    def size(self, split: str) -> int | None:
+        """The number of a published split's games; generated splits have no end."""
+        self.check(split)
+        return len(self._games(split.removeprefix(OFFICIAL))) if split.startswith(OFFICIAL) else None
+
+    def task(self, split: str, index: int) -> AlfworldTask:
+        """As the contract says. Raises DataError for a game file that is missing or truncated."""
+        if not split.startswith(OFFICIAL):
+            return splits.task(split, index)
+        check_tasks(self, split, index + 1)
+        name = split.removeprefix(OFFICIAL)
+        return load_task(self._games(name)[index], PUBLISHED_NAMES.get(name, name))
+
+    def environment(self) -> AlfworldEnvironment:
+        """The native engine."""
+        return AlfworldEnvironment()
+
+    def message(self, opening: Observation, observation: Observation) -> str:
+        """The observation's text and a line that recalls the goal."""
+        return message(opening, observation)
+
+    def agent(self, tokenizer: Tokenizer) -> AlfworldAgent:
+        """The reference agent's format."""
+        from bitroute.envs.alfworld.agent import AlfworldAgent  # noqa: PLC0415  (tokenizers is an extra)
+
+        return AlfworldAgent(tokenizer)
+
+    def action_kind(self, action: str) -> str:
+        """The verb."""
+        return first_word(action)
+
+    def demonstrations(self, agent: Agent, *, seed: int, published: bool = False) -> Callable[[int], WeightedSequence]:
+        """Noisy expert episodes of `lm-train`; with `published` every now and then one of the official training games."""
+        from bitroute.envs.alfworld.corpus import expert_source  # noqa: PLC0415
+
+        return expert_source(agent, seed, list(load_split(self.data, "train")) if published else ())
+
+    def calibration(self, agent: Agent) -> Iterator[list[int]]:
+        """Expert episodes of `lm-train` with a few stray actions."""
+        from bitroute.envs.alfworld.corpus import weigh  # noqa: PLC0415
+        from bitroute.envs.alfworld.demonstrations import demonstrate  # noqa: PLC0415
+
+        for task in splits.tasks("lm-train"):
+            yield weigh(agent, demonstrate(task, seed=0, noise=CALIBRATION_NOISE)).tokens

@@ -106,7 +106,7 @@ class AlfworldEnvironment:
         text = self._play(action.strip())
         won = not self._done and self._won()
         self._done = self._done or won
-        return Transition(Observation(text or NOTHING_HAPPENS, self._admissible()), float(won), self._done)
+        return Transition(Observation(text or NOTHING_HAPPENS, self._admissible()), float(won), self._done, won)
 
     def copy(self) -> Self:
         """An independent copy of the running game; it shares what never changes."""

@@ -1,4 +1,4 @@
-"""Plays ALFWorld through an OpenAI endpoint: python examples/alfworld_gateway.py --url http://127.0.0.1:8080
+"""Plays a suite through an OpenAI endpoint: python examples/gateway_episodes.py --url http://127.0.0.1:8080
 
 The endpoint is `bitroute serve --demo`, or any server of the reference model. Needs `pip install openai`, no game files. Prints
 success for each model that was asked for, and which share of the steps each variant answered, with 95 % Wilson intervals; and
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from openai import AsyncOpenAI
 
-from bitroute.envs.alfworld.splits import SPLITS, split
+from bitroute.envs.registry import DEFAULT, load_suite
 from bitroute.evaluation.statistics import wilson
 from bitroute.rollout.client import Client, Played
 
@@ -43,15 +43,17 @@ async def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="the endpoint, without /v1 (default %(default)s)")
     parser.add_argument("--models", default="auto,low,high", help="what to ask for, one after the other (default %(default)s)")
     parser.add_argument("--tasks", type=int, default=24, help="episodes for each model (default %(default)s)")
-    parser.add_argument("--split", choices=list(SPLITS), default="validation", help="of generated games (default %(default)s)")
+    parser.add_argument("--suite", default=DEFAULT, help="what to play (default %(default)s)")
+    parser.add_argument("--split", default="validation", help="of the suite (default %(default)s)")
     parser.add_argument("--parallel", type=int, default=8, help="episodes at a time (default %(default)s)")
     parser.add_argument("--constrained", action="store_true", help="only admissible commands (llama.cpp's grammar field)")
-    parser.add_argument("--run", default="alfworld", help="what session ids begin with (default %(default)s)")
+    parser.add_argument("--run", default="example", help="what session ids begin with (default %(default)s)")
     flags = parser.parse_args()
-    tasks = split(flags.split, flags.tasks)
+    suite = load_suite(flags.suite)
+    tasks = [suite.task(flags.split, index) for index in range(flags.tasks)]
     async with AsyncOpenAI(base_url=f"{flags.url}/v1", api_key="none") as api:
         for model in flags.models.split(","):
-            client = Client(api, model, constrained=flags.constrained)
+            client = Client(api, suite, model, constrained=flags.constrained)
             played = await client.play_all(tasks, flags.parallel, f"{flags.run}-{model}")
             print("\n".join(summary(model, played)), flush=True)
 

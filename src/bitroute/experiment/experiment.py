@@ -1,0 +1,112 @@
+"""One run of an experiment: its configuration, its directory, and workers that play. The stages work on it.
+
+A run that was stopped goes on: every result is a file, and what is there is not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bitroute.engines.engine import CacheMode
+from bitroute.engines.loading import identity, quantize
+from bitroute.engines.spec import EngineSpec
+from bitroute.envs.models import find_model
+from bitroute.envs.suite import Role, Suite, check_tasks, split_for
+from bitroute.episode import Episode
+from bitroute.errors import ConfigError
+from bitroute.experiment.config import ExperimentConfig
+from bitroute.nn.checkpoint import load_model
+from bitroute.nn.tokenizer import Tokenizer
+from bitroute.rollout.host import calibration_batches, load_player
+from bitroute.rollout.workers import Hosting, Job, Workers, workers
+from bitroute.routers.encoder.dataset import Reader
+from bitroute.store.runs import RunDirectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """What the stages share. `ladder` is cheapest first, `model` the fingerprint of the language model, `reader` the router's
+    eye for texts, `backbone` the directory of the network that encoders start from, if any.
+    """
+
+    config: ExperimentConfig
+    directory: RunDirectory
+    pool: Workers
+    suite: Suite
+    ladder: tuple[str, ...]
+    model: str
+    reader: Reader
+    backbone: Path | None
+
+    @property
+    def path(self) -> Path:
+        """Where the run's files are."""
+        return self.directory.path
+
+    def split(self, role: Role) -> str:
+        """The suite's split for a role."""
+        return split_for(self.suite, role)
+
+    def job(self, split: str, count: int, router: str, policy: str = "", **options: Any) -> Job:
+        """A job with the run's episode length; `policy` is what its episodes are called, the router's specification by
+        default.
+        """
+        return Job(split, count, router, policy or router, max_steps=self.config.max_steps, **options)
+
+    def record(self, name: str, job: Job) -> list[Episode]:
+        """Play into traces/`name`.jsonl, or read what stands there."""
+        return self.pool.record(job, self.path / "traces" / f"{name}.jsonl", name)
+
+
+def spec_of(config: ExperimentConfig, out: Path) -> EngineSpec:
+    """The engine that the run in `out` plays with."""
+    return EngineSpec(
+        model=find_model(config.model, config.opened()),
+        schemes=(config.low,),
+        variants=out / "variants",
+        cache_mode=CacheMode(config.cache_mode),
+        device="cpu",
+        dtype=config.dtype,
+    )
+
+
+def opened(config: ExperimentConfig, directory: RunDirectory, pool: Workers) -> Experiment:
+    """The run in `directory`. Raises DataError when the model cannot be read."""
+    suite = config.opened()
+    spec = spec_of(config, directory.path)
+    return Experiment(
+        config=config,
+        directory=directory,
+        pool=pool,
+        suite=suite,
+        ladder=spec.ladder,
+        model=identity(spec.model),
+        reader=Reader(Tokenizer.load(spec.model)),
+        backbone=find_model(config.backbone, suite) if config.backbone else None,
+    )
+
+
+@contextmanager
+def experiment(config: ExperimentConfig, out: Path, cores: int | None = None) -> Iterator[Experiment]:
+    """Open or continue the run in `out`: makes the low variant, starts the workers. Bad input raises before anything is
+    written.
+    """
+    suite, spec = config.opened(), spec_of(config, out)
+    identity(spec.model)
+    words = Tokenizer.load(spec.model).vocab_size
+    if config.backbone:
+        backbone = find_model(config.backbone, suite)
+        if (held := load_model(backbone, torch.float32).config.vocab_size) < words:
+            raise ConfigError(f"{backbone}: has {held} tokens, the tokenizer of {spec.model} {words}; want another backbone")
+    for split in config.splits:
+        check_tasks(suite, split, 1)
+    with RunDirectory(out, config.model_dump(mode="json")) as directory:
+        quantize(spec.model, config.low, spec.variants, lambda: calibration_batches(suite, spec.model))
+        with workers(load_player, Hosting(config.suite, config.data, spec), cores) as pool:
+            yield opened(config, directory, pool)

@@ -1,0 +1,94 @@
+"""The rows of the table: which policies are compared, and at which thresholds they spend which budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from bitroute.envs.suite import Role as SplitRole
+from bitroute.episode import Episode
+from bitroute.evaluation.results import Role
+from bitroute.experiment.experiment import Experiment
+from bitroute.experiment.stages import inputs_of, router_path
+from bitroute.routers.calibrated import Calibrated, save_calibration
+from bitroute.training.calibration import calibrate, realised_share
+
+LOGGED: Final = 128  # tasks whose scores show where to search for thresholds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A row of the table: how a worker builds the router, and at which threshold."""
+
+    name: str
+    family: str
+    router: str
+    role: Role
+    seed: int = 0
+    budget: float | None = None
+    threshold: float | None = None
+
+
+def policies(run: Experiment) -> list[Policy]:
+    """Every policy of the table, calibrated: the thresholds of all budgets, found by playing the validation split."""
+    found = [
+        Policy(name="all-high", family="all-high", router="always:high", role=Role.FIXED),
+        Policy(name="all-low", family="all-low", router="always:low", role=Role.FIXED),
+    ]
+    for budget in run.config.budgets:
+        for rule in ("random", "periodic"):
+            if rule in run.config.baselines:
+                name, router = f"{rule}@{budget:g}", f"{rule}:{budget}"
+                found.append(Policy(name=name, family=rule, router=router, role=Role.BASELINE, budget=budget))
+    for policy in scored(run):
+        rows = [calibrated(run, policy, budget) for budget in run.config.budgets]
+        if policy.role is Role.LEARNED:
+            save_calibration(Path(policy.router), rows)
+        found += [
+            replace(policy, name=f"{policy.name}@{row.budget:g}", budget=row.budget, threshold=row.threshold) for row in rows
+        ]
+    return found
+
+
+def scored(run: Experiment) -> list[Policy]:
+    """The policies that score steps, and so need thresholds."""
+    rules = {
+        "uncertainty": ("uncertainty:entropy", Role.BASELINE),
+        "past-uncertainty": ("uncertainty:past-entropy", Role.BASELINE),
+        "signals": (str(router_path(run, "signals.json")), Role.LEARNED),
+        "oracle": ("oracle", Role.ORACLE),
+    }
+    learned = [f"dmr{inputs}" for inputs in inputs_of(run)]
+    if run.config.ablations:
+        learned += [*(f"kl-st{inputs}" for inputs in inputs_of(run)), "grpo"]
+    return [
+        Policy(name=name, family=name, router=router, role=role)
+        for name, (router, role) in rules.items()
+        if name in run.config.baselines
+    ] + [
+        Policy(name=name, family=name, router=str(router_path(run, f"{name}-{seed}")), role=Role.LEARNED, seed=seed)
+        for name in learned
+        for seed in run.config.seeds
+    ]
+
+
+def calibrated(run: Experiment, policy: Policy, budget: float) -> Calibrated:
+    """The threshold at which `policy` spends `budget` on the validation split."""
+    name = f"thresholds/{policy.name}-{policy.seed}@{budget:g}"
+    stored = run.directory.stored(name)
+    if stored is None:
+
+        def play(tasks: int, threshold: float, title: str) -> Sequence[Episode]:
+            job = run.job(run.split(SplitRole.VALIDATION), tasks, policy.router, policy.name, threshold=threshold)
+            return run.pool.play([job], title)[0]
+
+        tasks = run.config.calibration_tasks
+        logged = play(min(tasks, LOGGED), 0.0, f"scores of {policy.name}")
+        scores = [s.decision.score for e in logged for s in e.steps if s.decision.score is not None]
+        title = f"calibrate {policy.name} seed {policy.seed} to {budget:g}"
+        result = calibrate(budget, lambda threshold: realised_share(play(tasks, threshold, title), run.ladder), scores)
+        found = {"threshold": result.threshold, "share": result.share, "trials": result.trials}
+        stored = run.directory.keep(name, found)
+    return Calibrated(budget, stored["threshold"], stored["share"])
