@@ -143,6 +143,17 @@ def test_a_trail_reads_each_earlier_message_once(monkeypatch: pytest.MonkeyPatch
     assert trail.earlier(messages) == {"one", "a", "two", "b", "three", "c"}
 
 
+def test_a_step_reads_its_newest_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    words = signals._words
+    monkeypatch.setattr(signals, "_words", lambda text: (read.append(text), words(text))[1])
+    state, messages = FeatureState(), ("one a\nGoal: b", "two b\nGoal: b", "three c\nGoal: b")
+    views = [View(messages[: t + 1], ("x",) * t, ("low",) * t, (None,) * t) for t in range(3)]
+    kept = [features(view, "high", state) for view in views]
+    assert not [text for text in read if text in messages]
+    assert all(np.array_equal(row, features(view, "high")) for row, view in zip(kept, views, strict=True))
+
+
 def test_a_fit_recovers_the_weight_that_separates() -> None:
     random = np.random.default_rng(0)
     rows = random.normal(size=(4000, len(FEATURES))) * 3 + 1

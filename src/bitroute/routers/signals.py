@@ -56,28 +56,34 @@ def _words(text: str) -> list[str]:
 
 
 class FeatureState:
-    """The words of an episode's earlier messages, kept so that a step need read its newest message alone."""
+    """The words of an episode's messages, kept so that a step need read its newest message alone."""
 
-    __slots__ = ("_read", "_words")
+    __slots__ = ("_newest", "_read", "_words")
 
     def __init__(self) -> None:
         self._read: list[int] = []  # hashes of the messages whose words these are
         self._words: set[str] = set()
+        self._newest: tuple[int, list[str]] = (0, [])  # hash and words of the message that was read last
 
     @property
     def nbytes(self) -> int:
         """About what this takes of memory."""
-        return _WORD_BYTES * len(self._words) + 40 * len(self._read)
+        return _WORD_BYTES * (len(self._words) + len(self._newest[1])) + 40 * len(self._read)
 
     def earlier(self, messages: Sequence[str]) -> set[str]:
         """The words of all messages but the newest. Messages that continue the last call's cost what is new in them."""
         marks = [hash(message) for message in messages[:-1]]
         if marks[: len(self._read)] != self._read:
             self._read, self._words = [], set()
-        for message in messages[len(self._read) : -1]:
-            self._words.update(_words(message[-READ:]))
+        for index in range(len(self._read), len(marks)):
+            known, words = self._newest
+            self._words.update(words if marks[index] == known else _words(messages[index][-READ:]))
         self._read = marks
         return self._words
+
+    def note(self, newest: str, words: list[str]) -> None:
+        """These are the words of the newest message: the next step need not read it again."""
+        self._newest = hash(newest), words
 
 
 def features(view: View, high: str, state: FeatureState | None = None, failures: Sequence[str] = ()) -> Floats:
@@ -86,10 +92,14 @@ def features(view: View, high: str, state: FeatureState | None = None, failures:
     `state` is the episode's, if one is kept; the values are the same without. `failures` are phrases, in lower case, that say
     of an action that it failed, besides `FAILED`.
     """
-    body, goal = _parts(view)
-    words, goal_words = _words(body), _words(goal)
+    newest = view.messages[-1][-READ:]
+    body, goal = _parts(view, newest)
     plain = body.lower()
-    earlier = (state or FeatureState()).earlier(view.messages)
+    words, goal_words = _WORD.findall(plain), _words(goal)
+    here = set(words)
+    earlier = state.earlier(view.messages) if state is not None else FeatureState().earlier(view.messages)
+    if state is not None:
+        state.note(view.messages[-1], words + _words(newest[len(body) :]))
     step = len(view.actions)
     last = view.signals[-1] if view.signals else None
     entropies = [sum(s.entropy) for s in view.signals if s is not None]
@@ -101,8 +111,8 @@ def features(view: View, high: str, state: FeatureState | None = None, failures:
             view.messages[-1] in view.messages[:-1],
             any(phrase in plain for phrase in (*FAILED, *failures)),
             len([w for w in words if w not in earlier]) / max(1, len(words)),
-            bool(goal_words) and goal_words[-1] in words,
-            len([w for w in goal_words if w in words]) / max(1, len(goal_words)),
+            bool(goal_words) and goal_words[-1] in here,
+            len([w for w in goal_words if w in here]) / max(1, len(goal_words)),
             bool(view.actions) and view.actions[-1] in view.actions[:-1],
             (step - len(set(view.actions))) / max(1, step),
             bool(view.variants) and view.variants[-1] == high,
@@ -116,13 +126,12 @@ def features(view: View, high: str, state: FeatureState | None = None, failures:
     )
 
 
-def _parts(view: View) -> tuple[str, str]:
-    """The newest message without its goal, and the goal: "" where it states none.
+def _parts(view: View, newest: str) -> tuple[str, str]:
+    """The `newest` message without its goal (a beginning of it), and the goal: "" where it states none.
 
     The goal is the last line of several, where the opening ends with the same line: a reminder. What merely stands last in a
     message is no goal.
     """
-    newest = view.messages[-1][-READ:]
     body, _, goal = newest.rpartition("\n")
     if not body:
         return newest, ""  # one line states no goal of its own

@@ -1,0 +1,37 @@
+"""Each page of docs/extending that builds something is followed to the letter: its files, its commands, in under 60 lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bitroute.episode import View
+from support.pages import files, follow, length
+
+ROOT = Path(__file__).parents[2]
+EXTENDING = ROOT / "docs" / "extending"
+LONGEST = 60
+
+
+@pytest.mark.parametrize("page", ["router"])
+def test_a_page_builds_what_it_says_in_few_lines(page: str) -> None:
+    assert 0 < length(EXTENDING / f"{page}.md") < LONGEST
+
+
+def test_a_router_is_trained_saved_loaded_and_played(tmp_path: Path) -> None:
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    _, trained, played = follow(EXTENDING / "router.md", tmp_path)
+    assert trained == "" and (tmp_path / "words.json").exists()
+    assert "words.json on validation: success" in played
+    assert 0 < float(played.partition("high precision on ")[2].partition("%")[0]) < 100
+
+
+def test_a_rule_needs_a_class_and_a_kind() -> None:
+    text = (EXTENDING / "router.md").read_text().partition("## A rule\n")[2]
+    scope: dict[str, object] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], scope)
+    router = scope["KIND"].load("2", ("low", "high"))  # type: ignore[attr-defined]
+    views = [View(("",) * (t + 1), ("",) * t) for t in range(4)]
+    assert [d.variant for d in router.decide(views, [router.begin(0)] * 4)] == ["high", "high", "low", "low"]
+    assert router.thresholds is None and "words_router.py" in files(EXTENDING / "router.md")
