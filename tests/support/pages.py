@@ -1,7 +1,7 @@
 """Pages of the documentation as programs: their titled code blocks are files, their console blocks are commands.
 
-A block's title is the file that it is a part of: ```python title="words_router.py". Blocks of one title follow each other in one
-file. A pyproject.toml is installed as an installer would: by its entry points.
+A block's title names its file: ```python title="words_router.py". Blocks of one title follow each other in one file. A
+pyproject.toml is installed as an installer would do it: by its entry points.
 """
 
 from __future__ import annotations
