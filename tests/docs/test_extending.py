@@ -20,7 +20,6 @@ def test_a_page_builds_what_it_says_in_few_lines(page: str) -> None:
 
 
 def test_a_router_is_trained_saved_loaded_and_played(tmp_path: Path) -> None:
-    (tmp_path / "models").symlink_to(ROOT / "models")
     _, trained, played = follow(EXTENDING / "router.md", tmp_path)
     assert trained == "" and (tmp_path / "words.json").exists()
     assert "words.json on validation: success" in played
