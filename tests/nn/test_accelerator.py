@@ -29,8 +29,9 @@ from bitroute.routers.encoder.dataset import Trajectory, trajectory_logits
 from bitroute.routers.encoder.network import SIGNAL_FEATURES, EncoderNetwork
 from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.training import language_model
-from bitroute.training.grpo import GrpoRecipe, Sample, learn
-from bitroute.training.supervised import LabelledTrajectory, SupervisedRecipe, predict, supervised_loss, train_supervised
+from bitroute.training.grpo import Sample, learn
+from bitroute.training.recipes import GrpoRecipe, SupervisedRecipe
+from bitroute.training.supervised import LabelledTrajectory, predict, supervised_loss, train_supervised
 from support.accelerator import DEVICE, Accelerator
 from support.checkpoint import TOKENIZER
 from support.networks import TINY, network

@@ -25,16 +25,8 @@ from bitroute.routers.encoder.router import EncoderRouter, load_encoder
 from bitroute.routers.router import Router
 from bitroute.routers.threshold import sigmoid
 from bitroute.training.calibration import spent
-from bitroute.training.grpo import (
-    GrpoRecipe,
-    advantages,
-    learn,
-    learnable,
-    policy_loss,
-    rewards,
-    rung_logprobs,
-    train_grpo,
-)
+from bitroute.training.grpo import advantages, learn, learnable, policy_loss, rewards, rung_logprobs, train_grpo
+from bitroute.training.recipes import GrpoRecipe
 from support.engine import LADDER_OF_THREE, LADDER_OF_TWO, FakeEngine
 from support.players import here
 from support.toy import ToyAgent, ToyEnvironment, ToyTask, toy_task, toy_tokenizer

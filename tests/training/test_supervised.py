@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from itertools import product
-
 import numpy as np
 import pytest
 import torch
@@ -12,22 +9,15 @@ from torch.nn import functional as F  # noqa: N812
 
 from bitroute.episode import Episode
 from bitroute.errors import ConfigError
+from bitroute.evaluation.ranking import auc
 from bitroute.nn.decoder import DecoderConfig
 from bitroute.rollout.player import Player, play
 from bitroute.routers.encoder.dataset import Reader, read_episode, trajectory_logits
 from bitroute.routers.encoder.network import EncoderNetwork
 from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.routers.rules import Random
-from bitroute.training.supervised import (
-    LabelledTrajectory,
-    SupervisedRecipe,
-    auc,
-    bucketed,
-    captured,
-    predict,
-    supervised_loss,
-    train_supervised,
-)
+from bitroute.training.recipes import SupervisedRecipe
+from bitroute.training.supervised import LabelledTrajectory, bucketed, predict, supervised_loss, train_supervised
 from support.engine import FakeEngine
 from support.toy import ToyAgent, ToyEnvironment, toy_task, toy_tokenizer
 
@@ -143,25 +133,6 @@ def test_predictions_do_not_depend_on_order_or_batch(data: list[LabelledTrajecto
     assert predict(network, rows, batch=1) == pytest.approx(scores, abs=1e-5)
     parts = [predict(network, [row]) for row in rows]
     assert np.concatenate(parts) == pytest.approx(scores, abs=1e-5)
-
-
-def test_auc_equals_counting_pairs() -> None:
-    random = np.random.default_rng(3)
-    for _ in range(20):
-        scores = random.integers(0, 6, size=30)
-        positive = random.random(30) < 0.4
-        pairs = [(a > b) + 0.5 * (a == b) for a, b in product(scores[positive], scores[~positive])]
-        assert auc(scores, positive) == pytest.approx(float(np.mean(pairs)))
-    assert math.isnan(auc([1.0, 2.0], [True, True]))
-    assert math.isnan(auc([], []))
-
-
-def test_captured_equals_summing_the_top() -> None:
-    assert captured([3, 1, 2], [5.0, 1.0, 4.0], 1 / 3) == 0.5
-    assert captured([3, 1, 2], [5.0, 1.0, 4.0], 2 / 3) == 0.9
-    assert captured([3, 1, 2], [5.0, 1.0, 4.0], 0.0) == 0.0
-    assert captured([3, 1, 2], [5.0, 1.0, 4.0], 1.0) == 1.0
-    assert captured([1, 2], [0.0, 0.0], 0.5) == 0.0
 
 
 def test_buckets_hold_every_episode_once(data: list[LabelledTrajectory]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
@@ -16,8 +16,9 @@ from bitroute.envs.registry import DEFAULT, load_suite
 from bitroute.envs.suite import Role, Suite, split_for
 from bitroute.errors import ConfigError
 from bitroute.quantization.scheme import Scheme
-from bitroute.training.grpo import GrpoRecipe
-from bitroute.training.supervised import SupervisedRecipe
+from bitroute.training.recipes import GrpoRecipe, SupervisedRecipe
+
+DEMO_TASKS: Final = 512  # that `bitroute demo` evaluates
 
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
@@ -156,20 +157,27 @@ def _sentence(problem: ErrorDetails) -> str:
     return f"{where}: {message}" if where else message
 
 
-def demo_config(suite: str = DEFAULT, model: Path | None = None) -> ExperimentConfig:
-    """Sized for minutes on two cores: one seed, one budget, a few hundred tasks, no ablations. `model` None is the suite's."""
+def demo_config(suite: str = DEFAULT, model: Path | None = None, tasks: int = DEMO_TASKS) -> ExperimentConfig:
+    """Sized for minutes on two cores: one seed, one budget, a few hundred tasks, no ablations. `model` None is the suite's.
+
+    `tasks` are evaluated; the stages before take tasks in proportion, and never none.
+    """
+
+    def share(count: int) -> int:
+        return max(1, round(count * tasks / DEMO_TASKS))
+
     return ExperimentConfig(
         suite=suite,
         model=model or load_suite(suite).defaults.model,
         budgets=(0.3,),
         seeds=(0,),
-        label_tasks=320,
-        holdout_tasks=96,
-        calibration_tasks=192,
+        label_tasks=share(320),
+        holdout_tasks=share(96),
+        calibration_tasks=share(192),
         quantiles=(0.8,),
-        splits={split_for(load_suite(suite), Role.TEST): 512},
+        splits={split_for(load_suite(suite), Role.TEST): tasks},
         supervised=SupervisedRecipe(epochs=4),
-        grpo=GrpoRecipe(iterations=4),
+        grpo=GrpoRecipe(iterations=4, tasks=share(16)),
         baselines=("random", "uncertainty", "signals", "oracle"),
         ablations=False,
     )

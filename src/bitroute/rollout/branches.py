@@ -16,8 +16,8 @@ import numpy as np
 
 from bitroute.episode import Sensitivity, Task
 from bitroute.errors import ConfigError
+from bitroute.evaluation.ranking import auc
 from bitroute.rollout.player import Player, Running
-from bitroute.training.supervised import auc
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,27 +36,9 @@ from bitroute.routers.encoder.network import EncoderNetwork, unique
 from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.store.files import write_atomic
 from bitroute.training.calibration import spent
+from bitroute.training.recipes import GrpoRecipe
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class GrpoRecipe:
-    """What decides the result besides tasks and seeds."""
-
-    iterations: int = 30
-    tasks: int = 16  # per iteration
-    group: int = 8  # G
-    price: float = 0.15  # lambda: what a whole all-high episode costs, in successes
-    rate: float = 5e-4
-    clip: float = 0.2
-    anchor: float = 0.02  # weight of KL(policy || stage-1 policy) per decision
-    entropy_floor: float = 0.1  # nats per decision; below it, entropy is rewarded
-    passes: int = 2  # over the episodes of an iteration
-    normalise: bool = False  # divide advantages by the group's deviation (the paper's form)
-    cost_on_success: bool = False  # charge cost only where the task succeeded
-    outcome: Literal["success", "score"] = "success"  # what of an episode is rewarded: yes or no, or its graded score
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

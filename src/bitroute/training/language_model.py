@@ -117,14 +117,17 @@ def train(
     pad_token: int,
     checkpoint_every: float = 120.0,
     device: torch.device | None = None,
+    threads: int | None = None,
 ) -> Decoder:
     """Train on source(0), source(1), ... into `directory`; continue there when it holds a checkpoint.
 
-    `checkpoint_every` is in seconds; `device` is the processor by default. The curve (tokens, loss, rate) goes to
-    `curve.jsonl`, a line every 20 steps. A run that was killed and continued gives the weights of one that was not, bit for
-    bit. Raises ConfigError when `directory` holds a run of another recipe or network, or when the loss is no number any more;
-    DataError when the checkpoint is damaged, the disk refuses, or nothing can be learned.
+    `checkpoint_every` is in seconds; `device` is the processor by default, and `threads` is torch's own choice. The curve
+    (tokens, loss, rate) goes to `curve.jsonl`, a line every 20 steps. A run that was killed and continued gives the weights of
+    one that was not, bit for bit. Raises ConfigError when `directory` holds a run of another recipe or network, or when the
+    loss is no number any more; DataError when the checkpoint is damaged, the disk refuses, or nothing can be learned.
     """
+    if threads:
+        torch.set_num_threads(threads)
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     run = Run(directory, recipe, Decoder(config).to(device), end_token, pad_token)

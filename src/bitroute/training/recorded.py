@@ -35,7 +35,8 @@ from bitroute.routers.views import views_of
 from bitroute.store.runs import RunDirectory, digest
 from bitroute.store.traces import read_traces
 from bitroute.training.labelling import label_all, spell
-from bitroute.training.supervised import LabelledTrajectory, SupervisedRecipe, predict, train_supervised
+from bitroute.training.recipes import SupervisedRecipe
+from bitroute.training.supervised import LabelledTrajectory, predict, train_supervised
 
 BUDGETS: Final = (0.1, 0.2, 0.3, 0.5)  # that thresholds are given for
 BUDGET: Final = 0.3  # at which tau and the epoch are chosen

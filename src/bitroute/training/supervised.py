@@ -14,28 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from bitroute.errors import ConfigError
+from bitroute.evaluation.ranking import auc, captured
 from bitroute.routers.encoder.dataset import Trajectory, pad, trajectory_logits
 from bitroute.routers.encoder.network import EncoderNetwork
+from bitroute.training.recipes import SupervisedRecipe
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class SupervisedRecipe:
-    """What decides the result besides the data."""
-
-    epochs: int = 6
-    batch: int = 16  # episodes
-    rate: float = 2e-3
-    weight_decay: float = 0.01
-    auxiliary: float = 0.3  # weight of predicting the action's tokens
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +33,6 @@ class LabelledTrajectory:
 
     trajectory: Trajectory
     divergences: list[float]
-
-
-def auc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
-    """Area under the ROC curve: the chance that a positive scores above a negative (ties count half). NaN without both."""
-    mask = np.asarray(positive, dtype=bool)
-    ranks = rankdata(np.asarray(scores))
-    hits, misses = int(mask.sum()), int((~mask).sum())
-    if not hits or not misses:
-        return float("nan")
-    return float((ranks[mask].sum() - hits * (hits + 1) / 2) / (hits * misses))
-
-
-def captured(scores: npt.ArrayLike, divergences: npt.ArrayLike, share: float) -> float:
-    """The part of all divergence that lies in the `share` of steps with the highest scores: what a router of that budget
-    saves.
-    """
-    mass = np.asarray(divergences, dtype=np.float64)
-    count = round(share * len(mass))
-    order = np.argsort(-np.asarray(scores), kind="stable")[:count]
-    return float(mass[order].sum() / max(mass.sum(), 1e-12))
 
 
 @torch.inference_mode()
