@@ -22,8 +22,7 @@ from bitroute.gateway.core.config import GatewayConfig, SplitConfig, VariantConf
 from bitroute.gateway.records.facts import Record, fields_of
 from bitroute.gateway.records.step import EpisodeRecord, StepRecord
 from bitroute.routers.kinds import BUILT_IN
-from bitroute.training.grpo import GrpoRecipe
-from bitroute.training.supervised import SupervisedRecipe
+from bitroute.training.recipes import GrpoRecipe, SupervisedRecipe
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -107,6 +106,13 @@ def test_commands_that_are_shown_exist(page: Path) -> None:
         known = {flag for parameter in COMMANDS[name].params for flag in parameter.opts}
         flags = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert flags <= known | {"--help"}, line
+
+
+def test_the_trained_router_decides_as_the_guide_shows_it() -> None:
+    code = (ROOT / "docs" / "guide" / "train-a-router.md").read_text().partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert isinstance(names["decision"], Decision)
 
 
 def headings(page: Path) -> set[str]:

@@ -169,6 +169,36 @@ def test_a_missing_extra_is_one_line_that_says_how_to_install_it(
     assert list(tmp_path.iterdir()) == []
 
 
+NOWHERE = "model nowhere: no such directory, nor one of the bundled models alfworld-agent, alfworld-router, "
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "play --model nowhere",
+        "sensitivity --model nowhere",
+        "quantize w4g64-rtn --model nowhere",
+        "demo --model nowhere",
+        "train lm --tokenizer nowhere",
+        "train router --traces traces.jsonl --model nowhere --low w2g128-rtn",
+        "train router --config model.json",
+        "train router --config backbone.json",
+        "evaluate run",
+        "report run",
+    ],
+)
+def test_a_missing_model_is_told_in_one_way_and_before_torch_is_imported(tmp_path: Path, command: str) -> None:
+    (tmp_path / "traces.jsonl").write_text('{"schema":1,"episode":{}}\n')
+    (tmp_path / "model.json").write_text('{"model": "nowhere"}')
+    (tmp_path / "backbone.json").write_text('{"backbone": "nowhere"}')
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"model": "nowhere", "budgets": [0.1]}')
+    code = f"import sys; sys.modules['torch'] = None\nfrom bitroute.cli.main import main; sys.exit(main({command.split()!r}))"
+    done = script(code, tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith(f"bitroute: {NOWHERE}") and done.stderr.count("\n") == 1, done.stderr
+
+
 # Wrong input
 
 

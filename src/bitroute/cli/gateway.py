@@ -7,14 +7,18 @@ from __future__ import annotations
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from bitroute.cli.extras import need
 from bitroute.cli.options import examples
 from bitroute.cli.routers import ServingRouterCommand
+from bitroute.envs.models import find_router
 from bitroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bitroute.gateway.core.config import GatewayConfig
 
 app = typer.Typer()  # its commands stand beside those of `cli`
 
@@ -101,7 +105,7 @@ def serve(
         from bitroute.gateway.demo.demo import start_demo  # noqa: PLC0415
 
         with start_demo(flags, environment=variables) as (made, announce):
-            run(made, announce)
+            run(_with_bundled_routers(made), announce)
         return
     if config is not None:
         if high or low:
@@ -115,7 +119,18 @@ def serve(
         raise ConfigError(
             "what to serve: give --high and --low, or --config FILE, or --demo, or the variable BITROUTE_VARIANTS"
         )
-    run(GatewayConfig.merge([variables, *([toml_file(config)] if config else []), flags]), _announce)
+    merged = GatewayConfig.merge([variables, *([toml_file(config)] if config else []), flags])
+    run(_with_bundled_routers(merged), _announce)
+
+
+def _with_bundled_routers(config: GatewayConfig) -> GatewayConfig:
+    """The paths of bundled routers in place of their names."""
+    routing = config.routing
+    named: dict[str, object] = {
+        "router": find_router(routing.router),
+        "splits": tuple(split.model_copy(update={"router": find_router(split.router)}) for split in routing.splits),
+    }
+    return config.model_copy(update={"routing": routing.model_copy(update=named)})
 
 
 def _announce(url: str, admin: str) -> None:
@@ -189,7 +204,7 @@ def estimate(
     if budget is not None and target is None:
         raise ConfigError("--budget is that of a target: give --target, too")
     wanted = Filter(policy, scope, since.timestamp() if since else None)
-    found = gather(open_database(records, create=False), wanted, target, budget)
+    found = gather(open_database(records, create=False), wanted, target and find_router(target), budget)
     for line in estimates.summary(found.episodes, found.unknown):
         typer.echo(line)
     if found.partial:

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from bitroute.cli.options import Model, SuiteName, examples
-from bitroute.envs.registry import DEFAULT
+from bitroute.envs.models import find_model, model_name
+from bitroute.envs.registry import DEFAULT, load_suite
 
 app = typer.Typer()
 
@@ -32,33 +33,35 @@ def quantize(
     ],
     suite: SuiteName = DEFAULT,
     model: Model = None,
-    out: Annotated[Path | None, typer.Option(help="Directory for the variants; by default the model's own.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory for the variants; by default the model's own, for a bundled one variants/."),
+    ] = None,
 ) -> None:
     """Write low-bit variants of a model.
 
     Prints their sizes. Variants in the model's own directory are used by every later run; what is missing is made when a run
-    needs it.
+    needs it, in the run's directory. A bundled model's directory is the package's: nothing is written there.
     """
+    chosen = load_suite(suite)
+    source = find_model(model or chosen.defaults.model, chosen)
+    folder = out or (source if model_name(source, chosen) == str(source) else Path("variants"))
     from bitroute.engines import loading as hosting  # noqa: PLC0415
-    from bitroute.envs.models import find_model  # noqa: PLC0415
-    from bitroute.envs.registry import load_suite  # noqa: PLC0415
     from bitroute.evaluation.tables import align  # noqa: PLC0415
     from bitroute.quantization.scheme import Scheme  # noqa: PLC0415
     from bitroute.rollout.host import calibration_batches  # noqa: PLC0415
 
-    chosen = load_suite(suite)
-    source = find_model(model or chosen.defaults.model, chosen)
     jobs: list[tuple[str, float, Callable[[], Path]]] = []
     for scheme in schemes:
         if scheme.startswith("gguf-"):
             from bitroute.quantization.gguf import GgufScheme, export_gguf  # noqa: PLC0415
 
             bits = GgufScheme.parse(scheme).bits_per_weight
-            jobs.append((f"{scheme} (all weights)", bits, partial(export_gguf, source, scheme, out or source)))
+            jobs.append((f"{scheme} (all weights)", bits, partial(export_gguf, source, scheme, folder)))
         else:
             bits = Scheme.parse(scheme).bits_per_weight
             calibration = partial(calibration_batches, chosen, source)
-            make = partial(hosting.quantize, source, scheme, out or source, calibration)
+            make = partial(hosting.quantize, source, scheme, folder, calibration)
             jobs.append((f"{scheme} (block layers)", bits, make))
     size = sum(p.stat().st_size for p in source.glob("model*.safetensors"))
     lines = [("checkpoint (all weights)", "16", f"{size:,}", str(source))]

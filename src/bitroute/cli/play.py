@@ -114,8 +114,6 @@ def sensitivity(
     The divergence of the two precisions over the action that the high one takes, in nats. Prints what the labels look like.
     """
     from bitroute.envs.suite import Role, split_for  # noqa: PLC0415
-    from bitroute.evaluation.labels import summarise  # noqa: PLC0415
-    from bitroute.evaluation.tables import align  # noqa: PLC0415
     from bitroute.rollout.workers import Job  # noqa: PLC0415
 
     chosen = load_suite(suite, data)
@@ -124,6 +122,9 @@ def sensitivity(
     job = Job(split, tasks, router, router, seeds=(seed,), label=True, max_steps=steps_allowed)
     spec = _spec(chosen, model, low, cache_mode)
     directory, episodes = _record("sensitivity", suite, data, job, spec, out, cores)
+    from bitroute.evaluation.labels import summarise  # noqa: PLC0415
+    from bitroute.evaluation.tables import align  # noqa: PLC0415
+
     labels = [s.sensitivity for e in episodes for s in e.steps if s.sensitivity]
     if not labels:
         raise BitrouteError(f"no step could be labelled: {episodes[0].failure}")
@@ -166,6 +167,7 @@ def _record(
     Wrong input is refused before the directory is made.
     """
     from bitroute.engines import loading as hosting  # noqa: PLC0415
+    from bitroute.envs.models import find_router, model_name  # noqa: PLC0415
     from bitroute.envs.suite import check_tasks  # noqa: PLC0415
     from bitroute.nn.tokenizer import Tokenizer  # noqa: PLC0415
     from bitroute.rollout.host import calibration_batches, load_player  # noqa: PLC0415
@@ -177,8 +179,9 @@ def _record(
     check_tasks(suite, job.split, job.count)
     Tokenizer.load(spec.model)
     identity = hosting.identity(spec.model)
+    named = find_router(job.router)
     try:
-        router = build_router(job.router, spec.ladder, identity)
+        router = build_router(named, spec.ladder, identity)
     except BitrouteError as error:
         raise type(error)(f"--router {job.router}: {error}") from error
     if job.threshold is not None:
@@ -186,15 +189,14 @@ def _record(
             router.with_options(threshold=job.threshold)
         except ConfigError as error:
             raise ConfigError(f"--threshold {job.threshold}: {error}") from error
-    trained = Path(job.router)
     settings = {
         "suite": name,
-        "model": str(spec.model),
+        "model": model_name(spec.model, suite),
         "fingerprint": identity,
         "low": spec.schemes[0],
         "cache_mode": spec.cache_mode,
         **dataclasses.asdict(job),
-        "router_file": digest(trained) if trained.exists() else None,
+        "router_file": digest(Path(named)) if Path(named).exists() else None,
     }
     path = out or directory_for(Path("runs") / kind, f"{job.router}-{job.split}", settings)
     with RunDirectory(path, settings):

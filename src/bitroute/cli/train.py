@@ -12,12 +12,14 @@ import typer
 
 from bitroute.cli.extras import need
 from bitroute.cli.options import Cores, Data, Model, Out, RunPath, SuiteName, examples
+from bitroute.envs.models import find_model
 from bitroute.envs.registry import DEFAULT, load_suite
 from bitroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from bitroute.envs.suite import Suite
     from bitroute.evaluation.results import Evaluation
+    from bitroute.experiment.config import ExperimentConfig
 
 app = typer.Typer()
 train = typer.Typer(help="Train the agent's language model, or a router.")
@@ -57,7 +59,8 @@ def train_lm(
 
     It learns from expert episodes, as the suite demonstrates them. A stopped training goes on.
     """
-    from bitroute.envs.models import find_model  # noqa: PLC0415
+    chosen = load_suite(suite, data)
+    reader = find_model(tokenizer or chosen.defaults.model, chosen)
     from bitroute.envs.suite import demonstrating  # noqa: PLC0415
     from bitroute.nn.tokenizer import Tokenizer  # noqa: PLC0415
     from bitroute.routers.encoder.network import encoder_config  # noqa: PLC0415
@@ -67,19 +70,14 @@ def train_lm(
 
     if not math.isfinite(tokens):
         raise ConfigError(f"--tokens {tokens}: a training ends after a finite number of tokens")
-    if threads:
-        import torch  # noqa: PLC0415
-
-        torch.set_num_threads(threads)
-    chosen = load_suite(suite, data)
-    words = Tokenizer.load(find_model(tokenizer or chosen.defaults.model, chosen))
+    words = Tokenizer.load(reader)
     source = demonstrating(chosen).demonstrations(chosen.agent(words), seed=seed, published=published)
     recipe = language_model.Recipe(tokens=int(tokens), seed=seed)
     if not (out / "provenance.json").exists():
         words.save(out)
         write_atomic(out / "provenance.json", json.dumps(provenance(), indent=2) + "\n")
     shape = language_model.agent_config() if network == "agent" else encoder_config(language_model.agent_config().vocab_size)
-    language_model.train(shape, recipe, source, out, end_token=words.end, pad_token=words.pad)
+    language_model.train(shape, recipe, source, out, end_token=words.end, pad_token=words.pad, threads=threads)
     typer.echo(f"the model is in {out}" + (f"; next: bitroute play --model {out}" if network == "agent" else ""))
 
 
@@ -119,8 +117,6 @@ def train_router(
     on them; from features without text a signals router. A stopped training goes on where it was.
     """
     from bitroute.experiment.config import ExperimentConfig  # noqa: PLC0415
-    from bitroute.experiment.experiment import experiment  # noqa: PLC0415
-    from bitroute.experiment.stages import train_routers  # noqa: PLC0415
     from bitroute.store.runs import CONFIG  # noqa: PLC0415
 
     if traces is not None:
@@ -136,7 +132,10 @@ def train_router(
     source = config or (stored if stored.exists() else None)
     if source and (suite != DEFAULT or data is not None):
         raise ConfigError(f"--suite and --data stand in the configuration {source}: leave them out")
-    chosen = ExperimentConfig.load(source) if source else ExperimentConfig(suite=suite, data=data)
+    chosen = _with_models(ExperimentConfig.load(source) if source else ExperimentConfig(suite=suite, data=data))
+    from bitroute.experiment.experiment import experiment  # noqa: PLC0415
+    from bitroute.experiment.stages import train_routers  # noqa: PLC0415
+
     with experiment(chosen, out, cores) as run:
         train_routers(run)
     typer.echo(f"routers are in {out / 'routers'}; next: bitroute evaluate {out}")
@@ -151,10 +150,11 @@ def evaluate(run: RunPath, cores: Cores = None) -> None:
     What was done before is not done again; a training that was stopped is finished first.
     """
     need("torch", "report")
+    config = _with_models(_config_of(run))
     from bitroute.experiment.experiment import experiment  # noqa: PLC0415
     from bitroute.experiment.method import run_method  # noqa: PLC0415
 
-    with experiment(_config_of(run), run, cores) as opened:
+    with experiment(config, run, cores) as opened:
         _tell(run_method(opened), run)
 
 
@@ -164,6 +164,8 @@ def report(run: RunPath) -> None:
 
     report.html, report.json and figures/, from the run's traces. Nothing is played.
     """
+    need("torch", "report")
+    config = _with_models(_config_of(run))
     from bitroute.experiment.experiment import opened  # noqa: PLC0415
     from bitroute.experiment.report import evaluate_policies  # noqa: PLC0415
     from bitroute.experiment.report import report as write_report  # noqa: PLC0415
@@ -173,25 +175,34 @@ def report(run: RunPath) -> None:
     def refuse(_: Shard) -> Any:
         raise ConfigError(f"{run}: is not evaluated to the end; run bitroute evaluate {run}")
 
-    config = _config_of(run)
     with RunDirectory(run, config.model_dump(mode="json")) as directory:
         done = opened(config, directory, Workers(refuse))
         write_report(done, evaluate_policies(done))
     typer.echo(f"report: {run / 'report.html'}")
 
 
-@app.command(epilog=examples("bitroute demo", "bitroute demo --out runs/again --cores 1"))
-def demo(suite: SuiteName = DEFAULT, out: Out = Path("runs/demo"), model: Model = None, cores: Cores = None) -> None:
+@app.command(epilog=examples("bitroute demo", "bitroute demo --tasks 32 --out runs/small --cores 1"))
+def demo(
+    suite: SuiteName = DEFAULT,
+    out: Out = Path("runs/demo"),
+    model: Model = None,
+    tasks: Annotated[
+        int, typer.Option(min=1, help="Tasks to compare on; labels and training take theirs in proportion. Fewer say less.")
+    ] = 512,
+    cores: Cores = None,
+) -> None:
     """The whole method in minutes.
 
     Quantizes, labels, trains both stages, calibrates, evaluates and reports, on as few tasks as still say something.
     """
     need("torch", "report")
     from bitroute.experiment.config import demo_config  # noqa: PLC0415
+
+    config = _with_models(demo_config(suite, model, tasks))
     from bitroute.experiment.experiment import experiment  # noqa: PLC0415
     from bitroute.experiment.method import run_method  # noqa: PLC0415
 
-    with experiment(demo_config(suite, model), out, cores) as run:
+    with experiment(config, out, cores) as run:
         _tell(run_method(run), out)
 
 
@@ -209,13 +220,12 @@ def _learn(
         return
     if model is None or low is None:
         raise ConfigError("--traces needs --model and --low: their steps are labelled with both variants of the model")
+    source = find_model(model, suite)
     need("torch", "transformers")
     from bitroute.agents.template import read_tools  # noqa: PLC0415
-    from bitroute.envs.models import find_model  # noqa: PLC0415
     from bitroute.training.recorded import train_recorded  # noqa: PLC0415
 
     definitions = read_tools(tools) if tools else ()
-    source = find_model(model, suite)
     found = train_recorded(traces, source, low, high, out, failures=suite.failures, tools=definitions)
     typer.echo(
         f"{found['steps']} steps of {found['episodes']} episodes labelled; {found['captured']:.0%} of the held-out divergence "
@@ -231,7 +241,16 @@ def _tell(results: Sequence[Evaluation], out: Path) -> None:
     typer.echo(f"report: {out / 'report.html'}")
 
 
-def _config_of(run: Path) -> Any:
+def _with_models(config: ExperimentConfig) -> ExperimentConfig:
+    """`config`, whose model and backbone are found: to be told of a missing one needs no torch, and no time."""
+    suite = config.opened()
+    find_model(config.model, suite)
+    if config.backbone:
+        find_model(config.backbone, suite)
+    return config
+
+
+def _config_of(run: Path) -> ExperimentConfig:
     """The configuration that a run was started with."""
     from bitroute.experiment.config import ExperimentConfig  # noqa: PLC0415
     from bitroute.store.runs import CONFIG, read_json  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The models that come with suites: a name first, a path second. It reads nothing but the names of directories."""
+"""The models and routers that come with suites: a name first, a path second. It reads nothing but the names of directories."""
 
 from __future__ import annotations
 
@@ -9,16 +9,32 @@ from bitroute.envs.suite import Suite
 from bitroute.errors import DataError
 
 
-def find_model(name: str | Path, suite: Suite | None = None) -> Path:
-    """The directory of the model that `name` stands for: one that comes with `suite` or a registered suite, or else a path.
-
-    Raises DataError naming both when there is neither.
-    """
-    bundled: dict[str, Path] = {}
+def bundled_models(suite: Suite | None = None) -> dict[str, Path]:
+    """Every model and router that comes with `suite` or a registered suite, by name; of equal names `suite`'s own."""
+    found: dict[str, Path] = {}
     for each in ([suite] if suite else []) + [load_suite(known) for known in suite_names()]:
         if each.models is not None:
-            bundled = {path.name: path for path in sorted(each.models.iterdir()) if path.is_dir()} | bundled
+            found = {path.name: path for path in sorted(each.models.iterdir()) if path.is_dir()} | found
+    return found
+
+
+def find_model(name: str | Path, suite: Suite | None = None) -> Path:
+    """The directory of the model that `name` stands for: a bundled one, or else a path.
+
+    Raises DataError, naming those that are bundled, when there is neither.
+    """
+    bundled = bundled_models(suite)
     path = bundled.get(str(name), Path(name))
     if not path.is_dir():
         raise DataError(f"model {name}: no such directory, nor one of the bundled models {', '.join(sorted(bundled))}")
     return path
+
+
+def find_router(text: str) -> str:
+    """`text` as a router is asked for: a bundled one's path in place of its name, everything else as it is."""
+    return text if set(text) & set(":/") else str(bundled_models().get(text, text))
+
+
+def model_name(path: Path, suite: Suite | None = None) -> str:
+    """What `find_model` leads to `path` by: a bundled model's name, which holds wherever the package lies, or else the path."""
+    return next((name for name, place in bundled_models(suite).items() if place == path), str(path))

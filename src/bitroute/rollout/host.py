@@ -16,6 +16,7 @@ from torch import Tensor
 from bitroute.engines.caching import CachingEngine
 from bitroute.engines.engine import CacheMode, Engine
 from bitroute.engines.registry import load_engine
+from bitroute.envs.models import find_router
 from bitroute.envs.registry import load_suite
 from bitroute.envs.suite import Role, Suite, demonstrating, split_for
 from bitroute.episode import Episode
@@ -42,7 +43,7 @@ def load_player(hosting: Hosting) -> Play:
 
     def run(shard: Shard) -> list[Episode]:
         job = shard.job
-        router = build(job.router).with_options(threshold=job.threshold, sample=job.sample)
+        router = build(find_router(job.router)).with_options(threshold=job.threshold, sample=job.sample)
         player = Player(
             suite.environment, agent, engine, router, max_steps=job.max_steps, constrained=not job.free, label=job.label
         )
