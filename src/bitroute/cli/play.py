@@ -31,7 +31,7 @@ SPLIT: Final = "Where the tasks come from: a split of the suite, see its guide."
     epilog=examples(
         "bitroute play --router random:0.3 --tasks 64 --show",
         "bitroute play --router runs/router/routers/dmr-0 --split unseen --tasks 500",
-        "bitroute play --split official-valid_seen --tasks 140 --data ~/alfworld",
+        "bitroute play --split official-valid_seen --tasks 140 --data ~/data",
     ),
 )
 def play(
