@@ -111,7 +111,7 @@ class Dialect(ABC):
         return json.encode({**call.fields, "model": model})
 
     def tells_usage(self, fields: Mapping[str, Raw]) -> bool:
-        """Whether the client gets usage in its stream; where it does not ask for it, `forward` must."""
+        """Whether the client's stream tells usage by itself. Where not, `forward` asks for it and the reader takes it out."""
         return True
 
     def session(self, fields: Mapping[str, Raw]) -> tuple[str, str] | None:
