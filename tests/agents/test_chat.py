@@ -21,11 +21,12 @@ from bitroute.agents.template import ChatTemplate
 from bitroute.envs.alfworld.agent import AlfworldAgent
 from bitroute.envs.alfworld.demonstrations import demonstrate
 from bitroute.envs.alfworld.splits import tasks
+from bitroute.envs.models import find_model
 from bitroute.episode import Observation
 from bitroute.nn.tokenizer import Tokenizer
 from support.chat import FORMATS, TOOLS, write_tokenizer
 
-MODEL = Path(__file__).parents[2] / "models" / "alfworld-agent"
+MODEL = find_model("alfworld-agent")
 
 
 @cache

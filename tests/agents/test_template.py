@@ -19,10 +19,11 @@ from transformers import AutoTokenizer
 
 from bitroute.agents.messages import ChatMessage, ToolCall
 from bitroute.agents.template import ChatTemplate, read_tools
+from bitroute.envs.models import find_model
 from bitroute.errors import DataError
 from support.chat import FORMATS, TOOLS, write_tokenizer
 
-MODEL = Path(__file__).parents[2] / "models" / "alfworld-agent"
+MODEL = find_model("alfworld-agent")
 
 
 @cache
