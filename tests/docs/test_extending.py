@@ -14,7 +14,7 @@ EXTENDING = ROOT / "docs" / "extending"
 LONGEST = 60
 
 
-@pytest.mark.parametrize("page", ["router"])
+@pytest.mark.parametrize("page", ["router", "suite"])
 def test_a_page_builds_what_it_says_in_few_lines(page: str) -> None:
     assert 0 < length(EXTENDING / f"{page}.md") < LONGEST
 
@@ -24,6 +24,13 @@ def test_a_router_is_trained_saved_loaded_and_played(tmp_path: Path) -> None:
     assert trained == "" and (tmp_path / "words.json").exists()
     assert "words.json on validation: success" in played
     assert 0 < float(played.partition("high precision on ")[2].partition("%")[0]) < 100
+
+
+def test_a_suite_is_trained_for_and_played(tmp_path: Path) -> None:
+    trained, high, low = follow(EXTENDING / "suite.md", tmp_path)
+    assert trained.startswith("the model is in switches")
+    assert "always:high on rehearsal: success 100.0%" in high
+    assert "The " in low and " is needed.\n  [w2g128-rtn] > switch on " in low and "always:low on rehearsal: success" in low
 
 
 def test_a_rule_needs_a_class_and_a_kind() -> None:

@@ -95,7 +95,7 @@ class Suite(Protocol):
 
 @runtime_checkable
 class Demonstrating(Protocol):
-    """A suite whose tasks somebody can show how to solve: a language model can be trained and calibrated for it."""
+    """A suite whose tasks somebody can show how to solve: a language model can be trained for it."""
 
     def demonstrations(self, agent: Agent, *, seed: int, published: bool = False) -> Callable[[int], WeightedSequence]:
         """Endless expert episodes for training: sequence i is a pure function of seed and i. With `published` the publisher's
@@ -103,8 +103,13 @@ class Demonstrating(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class Calibrating(Protocol):
+    """A suite that says which episodes a quantiser should see; of any other one it sees demonstrations."""
+
     def calibration(self, agent: Agent) -> Iterator[list[int]]:
-        """Expert episodes of the LM split as token ids, for quantisers that want to see activations."""
+        """Expert episodes of the LM split as token ids."""
         ...
 
 

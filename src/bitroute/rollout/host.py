@@ -18,7 +18,7 @@ from bitroute.engines.engine import CacheMode, Engine
 from bitroute.engines.registry import load_engine
 from bitroute.envs.models import find_router
 from bitroute.envs.registry import load_suite
-from bitroute.envs.suite import Role, Suite, demonstrating, split_for
+from bitroute.envs.suite import Calibrating, Role, Suite, demonstrating, split_for
 from bitroute.episode import Episode
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.rollout.player import Player, play
@@ -61,5 +61,10 @@ def calibration_batches(suite: Suite, model: Path, count: int = 64) -> tuple[Seq
 
     Raises CapabilityError when the suite has no demonstrations.
     """
-    rows = islice(demonstrating(suite).calibration(suite.agent(Tokenizer.load(model))), count)
+    agent = suite.agent(Tokenizer.load(model))
+    if isinstance(suite, Calibrating):
+        rows = list(islice(suite.calibration(agent), count))
+    else:
+        demonstration = demonstrating(suite).demonstrations(agent, seed=0)
+        rows = [demonstration(index).tokens for index in range(count)]
     return [torch.tensor([tokens[:LONGEST]]) for tokens in rows], f"{count} expert episodes of {split_for(suite, Role.LM)}"
