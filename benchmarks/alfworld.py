@@ -144,8 +144,8 @@ def credit(config: ExperimentConfig, out: Path, tasks: int) -> None:
     agent = SUITE.agent(Tokenizer.load(spec.model))
     quantize(spec.model, config.low, spec.variants, lambda: calibration_batches(SUITE, spec.model))
     engine = CachingEngine(load_engine(spec, agent.end))
-    router = load_encoder(out / "method/routers/kl-st-0", model=engine.fingerprint, variants=engine.ladder)
-    router.sample = True
+    trained = load_encoder(out / "method/routers/kl-st-0", model=engine.fingerprint, variants=engine.ladder)
+    router = trained.with_options(sample=True)
     player = Player(SUITE.environment, agent, engine, router, max_steps=config.max_steps)
     chosen = [SUITE.task("router-train", 2 * config.label_tasks + i) for i in range(tasks)]
     print(f"\nSampled episodes of KL-ST (trajectory alone, seed 0), router-train, {processor()}")

@@ -25,11 +25,11 @@ SMALL = {
     "supervised": {"epochs": 1},
     "grpo": {"iterations": 1, "tasks": 2, "group": 2},
     "backbone": None,
-    "baselines": ["random", "signals", "oracle"],
+    "baselines": ["random", "repetition", "signals", "oracle"],
     "ablations": False,
 }
 LEARNED = ("dmr-0", "dmr+probe-0", "kl-st-0", "kl-st+probe-0")
-POLICIES = ("all-high", "all-low", "random@0.3", "signals@0.3", "oracle@0.3", "dmr@0.3", "dmr+probe@0.3")
+POLICIES = ("all-high", "all-low", "repetition", "random@0.3", "signals@0.3", "oracle@0.3", "dmr@0.3", "dmr+probe@0.3")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]  # K = 0 and K = 1 are the all-low and all-high rows of every table
 Recipe = TypeVar("Recipe", SupervisedRecipe, GrpoRecipe)
-Baseline = Literal["random", "periodic", "uncertainty", "past-uncertainty", "signals", "oracle"]
+Baseline = Literal["random", "periodic", "repetition", "uncertainty", "past-uncertainty", "signals", "oracle"]
 
 
 def _checked(check: Callable[[str], object]) -> AfterValidator:

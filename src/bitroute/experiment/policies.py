@@ -37,6 +37,8 @@ def policies(run: Experiment) -> list[Policy]:
         Policy(name="all-high", family="all-high", router="always:high", role=Role.FIXED),
         Policy(name="all-low", family="all-low", router="always:low", role=Role.FIXED),
     ]
+    if "repetition" in run.config.baselines:  # it spends what it spends
+        found.append(Policy(name="repetition", family="repetition", router="repetition", role=Role.BASELINE))
     for budget in run.config.budgets:
         for rule in ("random", "periodic"):
             if rule in run.config.baselines:

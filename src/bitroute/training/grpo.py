@@ -123,6 +123,7 @@ def train_grpo(
     the file is of another recipe, DataError when it is damaged.
     """
     network, variants, thresholds = router.network, router.variants, router.thresholds
+    reader = Reader(router.reader.tokenizer)  # it remembers texts: the same tasks are played again and again
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.0)
     scale = recipe.tasks * recipe.group * reference_steps
@@ -133,7 +134,7 @@ def train_grpo(
         first = job.start + iteration * recipe.tasks
         group_job = replace(job, router=str(sampler), start=first, count=recipe.tasks, seeds=seeds, sample=True)
         (episodes,) = pool.play([group_job])
-        samples, groups, skipped = learnable(episodes, router.reader, variants, reference_steps, recipe)
+        samples, groups, skipped = learnable(episodes, reader, variants, reference_steps, recipe)
         loss = learn(network, frozen, optimizer, samples, thresholds, scale, recipe) if samples else 0.0
         row = {
             "iteration": iteration + 1.0,
