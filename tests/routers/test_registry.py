@@ -216,6 +216,10 @@ def test_another_package_adds_a_rule_and_a_trained_kind(tmp_path: Path, monkeypa
     with pytest.raises(DataError, match=r"lamp\.json: not a readable lamp router \(KeyError: 'rung'\)"):
         build_router(str(tmp_path / "lamp.json"), LADDER, "m")
     assert [kind.name for kind in kinds()] == [*BUILT_IN, "lamp", "odd"]
+    (tmp_path / "lamps").mkdir()
+    (tmp_path / "lamps" / "router.json").write_text(json.dumps({"router": "lamp", "model": "m", "variants": LADDER}))
+    files = find_source(str(tmp_path / "lamps")).files()
+    assert [file.name for file in files] == ["router.json", "calibration.json"]
 
 
 ODD = """

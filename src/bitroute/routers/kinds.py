@@ -33,7 +33,7 @@ class Kind:
 
     A rule that is a `share` of steps may be written without it and is then loaded with the budget. An `offline` kind measures
     more before each step than a gateway can. `files` are the names of what a trained kind reads in a directory, router.json
-    first; none for one in a single JSON file.
+    first; they tell the gateway when to read it anew.
     """
 
     name: str

@@ -30,7 +30,7 @@ Signature = tuple[tuple[str, int, int, int], ...]  # of each file: name, modific
 class Header(msgspec.Struct, frozen=True):
     """What every trained router's JSON file says, among other fields."""
 
-    model: str  # fingerprint of the language model it was trained for, "" for any
+    model: str  # fingerprint of the language model it was trained for, "" where that is not known
     variants: tuple[str, ...]  # the ladder it was trained on
     router: str = "signals"  # the kind's name, which the files of this kind once left out
 
@@ -48,7 +48,7 @@ class Source:
         if self.header is None:
             return ()
         path = Path(self.text)
-        own = tuple(path / name for name in self.kind.files) if path.is_dir() else (path,)
+        own = tuple(path / name for name in self.kind.files or (META,)) if path.is_dir() else (path,)
         return (*own, calibration_file(path))
 
 
