@@ -431,6 +431,7 @@ def test_sensitivity_labels_every_step_and_summarises(run: Run, tiny_model: Path
     assert sum(verb["steps"] for verb in metrics["verbs"]) == 6
 
 
+@pytest.mark.slow
 def test_worker_processes_play_what_this_process_plays(
     run: Run, tiny_model: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -453,6 +454,7 @@ def test_a_reader_that_goes_away_is_no_defect(tiny_model: Path, tmp_path: Path) 
     assert b"Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_language_model_training_goes_on_where_it_stopped(
     run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

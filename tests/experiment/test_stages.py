@@ -13,6 +13,8 @@ from bitroute.routers.calibrated import load_calibration
 from bitroute.store.traces import read_traces
 from bitroute.training.calibration import realised_share
 
+pytestmark = pytest.mark.slow  # all share one run of the whole method
+
 SMALL = {
     "budgets": [0.3],
     "seeds": [0],

@@ -102,6 +102,7 @@ def episode(task: str, variants: str, success: bool, failure: str | None = None,
     return Episode(task, "", "", "", 0, tuple(steps), success, failure)
 
 
+@pytest.mark.slow
 def test_from_a_random_start_it_learns_to_spend_where_it_must_and_nowhere_else() -> None:
     toy = Toy()
     success, share, optimum = toy.evaluate()
@@ -122,6 +123,7 @@ def test_a_price_beyond_what_a_step_can_win_buys_nothing() -> None:
     assert success < 0.5
 
 
+@pytest.mark.slow
 def test_on_a_ladder_of_three_it_learns_each_levels_cheapest_sufficient_rung() -> None:
     # A gap of 4 leaves room for a middle that is sampled three times in four: in a narrow one hard steps hide behind high.
     toy = Toy(TRIO, (-2.0, 2.0), levels=("hard", "brutal"))

@@ -126,6 +126,7 @@ def test_the_saved_checkpoint_is_the_trained_model_in_bfloat16(tmp_path: Path) -
     assert (config["eos_token_id"], config["pad_token_id"]) == (END, PAD)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [5, 40, 100])
 def test_a_run_that_was_killed_gives_the_same_bits(tmp_path: Path, at: int) -> None:
     fit(tmp_path / "whole")

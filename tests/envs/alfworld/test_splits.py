@@ -54,6 +54,7 @@ def test_a_room_forgotten_by_the_cache_comes_back_the_same() -> None:
     assert splits.task("seen", 5) == before
 
 
+@pytest.mark.slow
 def test_every_prefix_is_balanced_over_kinds(drawn: dict[str, list[AlfworldTask]]) -> None:
     for tasks in drawn.values():
         for size in (6, 60, 300):
@@ -61,6 +62,7 @@ def test_every_prefix_is_balanced_over_kinds(drawn: dict[str, list[AlfworldTask]
         assert all(task.kind == task.game.goal.kind for task in tasks)
 
 
+@pytest.mark.slow
 def test_no_game_occurs_twice(drawn: dict[str, list[AlfworldTask]]) -> None:
     hashes = [game_hash(task.game) for tasks in drawn.values() for task in tasks]
     assert len(set(hashes)) == len(hashes) == 4500
@@ -68,6 +70,7 @@ def test_no_game_occurs_twice(drawn: dict[str, list[AlfworldTask]]) -> None:
     assert len(set(identifiers)) == len(identifiers)
 
 
+@pytest.mark.slow
 def test_rooms_and_layouts_are_disjoint_but_for_seen(drawn: dict[str, list[AlfworldTask]]) -> None:
     seeds = {name: {room_seed(task) for task in tasks} for name, tasks in drawn.items()}
     layouts = {name: {layout_hash(splits.room_of(seed)) for seed in found} for name, found in seeds.items()}
@@ -80,12 +83,14 @@ def test_rooms_and_layouts_are_disjoint_but_for_seen(drawn: dict[str, list[Alfwo
     assert {name: len(found) > 150 for name, found in seeds.items()} == dict.fromkeys(SIZES, True)
 
 
+@pytest.mark.slow
 def test_seeds_of_games_are_disjoint_even_in_shared_rooms(drawn: dict[str, list[AlfworldTask]]) -> None:
     seeds = {name: {int(task.game.id.rpartition("_G")[2]) for task in drawn[name]} for name in SIZES}
     for one, other in combinations(SIZES, 2):
         assert seeds[one].isdisjoint(seeds[other])
 
 
+@pytest.mark.slow
 def test_rooms_of_a_kind_follow_the_published_games(drawn: dict[str, list[AlfworldTask]]) -> None:
     rooms = Counter((task.kind, ROOM_KINDS[room_seed(task) % 4].value) for task in drawn["lm-train"])
     assert rooms[TaskKind.HEAT, "kitchen"] == rooms[TaskKind.COOL, "kitchen"] == 200

@@ -38,6 +38,8 @@ pytest.importorskip("xllamacpp", reason="needs the extra serve-demo")
 
 from bitroute.gateway.demo.demo import opening_of, start_demo
 
+pytestmark = pytest.mark.slow  # real servers answer
+
 ROOT = Path(__file__).parents[3]
 TRAINED = find_model("alfworld-router-trained")
 OPENING = opening_of(AlfworldSuite())

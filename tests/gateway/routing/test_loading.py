@@ -130,6 +130,7 @@ def test_a_file_named_like_a_rule_is_read_when_written_as_a_path(tmp_path: Path,
     assert load_router("plain.json", PAIR).name == "signals"
 
 
+@pytest.mark.slow
 def test_the_gateway_imports_no_environment_no_training_and_no_torch() -> None:
     code = (
         "import importlib, pkgutil, sys, bitroute.gateway as gateway\n"
