@@ -67,7 +67,8 @@ BODIES: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(
-    ("dialect", "fields"), [(dialect, fields) for dialect in ALL for fields in BODIES[dialect.path]], ids=repr
+    ("dialect", "fields"),
+    [pytest.param(dialect, fields, id=f"{dialect.path} {fields}") for dialect in ALL for fields in BODIES[dialect.path]],
 )
 def test_what_is_accepted_is_what_is_described(dialect: Dialect, fields: dict[str, Any]) -> None:
     described = Draft202012Validator(body_of(dialect)).is_valid({"model": "auto", **fields})
