@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ def settle(router: Router, score: float, thresholds: Sequence[float], seed: int,
         rung = sum(chance < p for p in at_least) - 1
         propensity = at_least[rung] - at_least[rung + 1]
     else:
-        rung, propensity = sum(score > t for t in thresholds), 1.0
+        rung, propensity = bisect_left(thresholds, score), 1.0  # of ascending ones, those that the score exceeds
     return Decision(router.variants[rung], score, router.name, propensity)
 
 

@@ -20,10 +20,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final
 
-from bitroute.episode import Decision
+from bitroute.episode import Decision, View
 from bitroute.errors import ConfigError
 from bitroute.gateway.core.config import GatewayConfig
 from bitroute.gateway.core.values import Call, GatewayError, Outcome, RoutingDecision, StepContext
@@ -212,7 +211,7 @@ class Policy:
         """The router's own decision and its threshold, if it has one."""
         router, view = loaded.router.at(control.budget), context.view
         if router.reads is Reads.FEATURES:
-            view = replace(view, features=row)
+            view = View(view.messages, view.actions, view.variants, view.signals, features=row)  # `replace` takes 2 us more
         if router.cost is RouterCost.THREAD:
             parent = context.parent[0] if context.parent is not None else None
             async with asyncio.timeout(self.config.routing.timeout):

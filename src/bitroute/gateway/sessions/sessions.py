@@ -30,6 +30,7 @@ Restore = Callable[[str, str], Awaitable[RestoredSession | None]]
 
 PAUSE: Final = 1.0  # seconds for which a store that is away is not asked
 _KEY: Final = 16  # hexadecimal digits of a session's key in the store
+_ENCODER: Final = msgspec.msgpack.Encoder()
 
 
 class _UnrestoredError(Exception):
@@ -87,7 +88,7 @@ class Sessions:
             pending = _pending(episode, context) if episode is not None else None
             if episode is None or pending is None:
                 return None, None
-            pending.routing = msgspec.msgpack.encode(routing)
+            pending.routing = _ENCODER.encode(routing)
             state.put(episode)
             return state.encode(_limit(context)), None
 
@@ -110,7 +111,7 @@ class Sessions:
                 pending.flights = max(0, pending.flights - 1)
                 pending.answered |= outcome.answer is not None
                 if routing is not None:
-                    pending.routing = msgspec.msgpack.encode(routing)
+                    pending.routing = _ENCODER.encode(routing)
             if outcome.answer is not None:
                 self._answered(episode, context, routing, outcome)
             state.put(episode)
