@@ -17,11 +17,10 @@ from bitroute.errors import ConfigError, DataError
 from bitroute.nn.decoder import DecoderConfig
 from bitroute.rollout.player import Player, play
 from bitroute.routers.encoder.dataset import Reader, read_episode, trajectory_logits
-from bitroute.routers.encoder.network import SIGNAL_FEATURES, EncoderNetwork, encoder_config
+from bitroute.routers.encoder.network import EncoderNetwork
 from bitroute.routers.encoder.router import EncoderRouter, Reading, load_encoder
 from bitroute.routers.registry import build_router
 from bitroute.routers.router import Probe
-from bitroute.routers.rules import Random
 from bitroute.routers.threshold import Scored
 from bitroute.routers.views import views_of
 from support.engine import FakeEngine
@@ -44,17 +43,6 @@ def make_router(positions: int = 512, use_signals: bool = True, threshold: float
 def scores(router: EncoderRouter, views: Sequence[View]) -> list[float]:
     """Scores of unrelated views, each read from its beginning."""
     return router.scores(views, [router.begin(0) for _ in views])
-
-
-@pytest.fixture(scope="module")
-def episodes() -> list[Episode]:
-    player = Player(ToyEnvironment, ToyAgent(), FakeEngine(), Random(PAIR, 0.5))
-    return list(play(player, [(toy_task(i, steps=3 + i % 6), 0) for i in range(12)], "random"))
-
-
-def test_the_default_network_is_within_its_size() -> None:
-    network = EncoderNetwork(encoder_config(768), use_signals=True)
-    assert 290_000 < sum(p.numel() for p in network.parameters()) <= 300_000
 
 
 @pytest.mark.parametrize("use_signals", [True, False])
@@ -234,17 +222,6 @@ def test_a_damaged_router_is_refused_with_one_line(tmp_path: Path, what: str) ->
     with pytest.raises(DataError, match=tmp_path.name) as caught:
         load_encoder(tmp_path, model="toy-model", variants=PAIR)
     assert "\n" not in str(caught.value)
-
-
-def test_a_trajectory_marks_decisions_and_actions(episodes: list[Episode]) -> None:
-    trajectory = read_episode(Reader(TOKENIZER), episodes[1], "high")
-    assert len(trajectory.decisions) == len(trajectory.signals) == len(episodes[1].steps)
-    assert {trajectory.tokens[d] for d in trajectory.decisions} == {TOKENIZER.assistant}
-    actions = TOKENIZER.decode([trajectory.tokens[i] for i in trajectory.actions])
-    assert actions == "".join(f"{s.action}<|end|>" for s in episodes[1].steps)
-    assert trajectory.signals[0] == [0.0] * SIGNAL_FEATURES
-    first = episodes[1].steps[0]
-    assert trajectory.signals[1][0] == 1.0 and trajectory.signals[1][1] == pytest.approx(sum(first.signals.entropy))
 
 
 def test_with_a_probe_it_also_reads_what_low_would_do(tmp_path: Path) -> None:
