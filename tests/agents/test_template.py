@@ -55,6 +55,14 @@ def expected(name: str, messages: Sequence[ChatMessage], tools: bool, **options:
     return found
 
 
+def rewritten(tmp_path: Path, jinja: str, **config: Any) -> Path:
+    path = write_tokenizer(tmp_path / "model", "chatml")
+    (path / "chat_template.jinja").write_text(jinja)
+    stored = json.loads((path / "tokenizer_config.json").read_text())
+    (path / "tokenizer_config.json").write_text(json.dumps(stored | config))
+    return path
+
+
 words = st.sampled_from(
     ["sunny", "Rome", " in", "21", "degrees?", "\n", "  ", "é", "東京", '{"a": 1}', "<think>", "'s", "\t", "."]
 )
@@ -200,6 +208,28 @@ def test_a_generated_answer_reads_as_its_text(name: str) -> None:
     assert ours.parse(step.completion[:-1]) == "stopped in the mid"
 
 
+def test_a_template_that_wants_arguments_as_json_gets_them_so(tmp_path: Path) -> None:
+    jinja = (
+        "{% for message in messages %}{{ message.role + ': ' + message.content }}{% for call in message.tool_calls %}"
+        "{{ call.function.name + call.function.arguments }}{% endfor %}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    ours = ChatTemplate.load(rewritten(tmp_path, jinja))
+    call = ToolCall("get_time", '{"city":"Rome"}')
+    (step,) = ours.steps([ChatMessage("user", "?"), ChatMessage("assistant", "", (call,))])
+    assert ours.renders_calls
+    assert ours.parse(step.completion) == 'get_time{"city":"Rome"}'
+
+
+def test_equal_messages_do_not_hide_that_a_template_looks_for_the_newest(tmp_path: Path) -> None:
+    jinja = (
+        "{% set asked = messages | selectattr('role', 'equalto', 'user') | list %}"
+        "{% for message in messages %}{% if message == asked[-1] %}Newest: {% endif %}"
+        "{{ message.content }}<|im_end|>{% endfor %}"
+    )
+    assert not ChatTemplate.load(rewritten(tmp_path, jinja)).incremental
+
+
 def test_the_digest_is_that_of_template_and_tools() -> None:
     digests = [template(name, tools).digest for name in ("chatml", "llama3") for tools in (False, True)]
     assert len(set(digests)) == 4
@@ -218,14 +248,6 @@ def test_a_step_that_the_template_refuses_is_told_when_it_comes() -> None:
     next(steps)
     with pytest.raises(DataError, match=r"llama3: the chat template refuses a chat \(.*one call at a time\)$"):
         next(steps)
-
-
-def rewritten(tmp_path: Path, jinja: str, **config: Any) -> Path:
-    path = write_tokenizer(tmp_path / "model", "chatml")
-    (path / "chat_template.jinja").write_text(jinja)
-    stored = json.loads((path / "tokenizer_config.json").read_text())
-    (path / "tokenizer_config.json").write_text(json.dumps(stored | config))
-    return path
 
 
 @pytest.mark.parametrize(

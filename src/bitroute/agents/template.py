@@ -26,6 +26,7 @@ from bitroute.errors import DataError
 # What a template is tried with: words that stand in no template.
 _QUESTION: Final = ChatMessage("user", "Zanzibar?")
 _ANSWER: Final = ChatMessage("assistant", "Quagga.")
+_NEXT: Final = ChatMessage("user", "Timbuktu?")
 _CALL: Final = ChatMessage("assistant", "", (ToolCall("okapi_tool", '{"gnu":"dikdik"}'),))
 _RESULT: Final = ChatMessage("tool", "Bongo.")
 
@@ -53,6 +54,7 @@ class ChatTemplate:
         self, tokenizer: Any, *, tools: Sequence[Mapping[str, Any]] = (), ends: Sequence[int] = (), source: str = "tokenizer"
     ) -> None:
         self._tokenizer, self._tools, self.source = tokenizer, [dict(tool) for tool in tools], source
+        self._arguments_as_text = False
         if not tokenizer.chat_template:
             raise DataError(f"{source}: the tokenizer has no chat template")
         prompt, whole = self.text([_QUESTION], answering=True), self.text([_QUESTION, _ANSWER])
@@ -73,6 +75,9 @@ class ChatTemplate:
         self._end_text = str(tokenizer.convert_ids_to_tokens(found))
         self._around = answer[:at], after[: after.find(self._end_text)]
         self.renders_calls = self._renders_calls()
+        if not self.renders_calls:  # most templates want arguments as values, a few as JSON
+            self._arguments_as_text = True
+            self.renders_calls = self._renders_calls()
 
     @classmethod
     def load(cls, source: str | Path, tools: Sequence[Mapping[str, Any]] = ()) -> Self:
@@ -111,7 +116,7 @@ class ChatTemplate:
     def incremental(self) -> bool:
         """Whether a chat that goes on only grows: nothing of what was rendered before is written anew."""
         first, second = self.answer([_QUESTION], _ANSWER)
-        grown = self.text([_QUESTION, _ANSWER, _QUESTION], answering=True)
+        grown = self.text([_QUESTION, _ANSWER, _NEXT], answering=True)
         return grown.startswith(first + second[: second.find(self._end_text)] + self._end_text)
 
     def text(self, messages: Sequence[ChatMessage], *, answering: bool = False, reasoning: bool = False) -> str:
@@ -121,7 +126,7 @@ class ChatTemplate:
         """
         try:
             rendered = self._tokenizer.apply_chat_template(
-                list(_values(messages)),
+                list(_values(messages, self._arguments_as_text)),
                 tools=self._tools or None,
                 add_generation_prompt=answering,
                 tokenize=False,
@@ -199,9 +204,11 @@ class ChatTemplate:
         return str(decoded).removeprefix(before).removesuffix(behind)
 
     def _renders_calls(self) -> bool:
-        """Whether a call and its result are all there, with the result after the call."""
+        """Whether a call and its result are all there, in their order, and can be followed as any answer can."""
+        chat = [_QUESTION, _CALL, _RESULT, _ANSWER]
         try:
-            told = self.text([_QUESTION, _CALL, _RESULT], answering=True)
+            told = self.text(chat)
+            list(self.steps(chat))
         except DataError:
             return False
         (call,) = _CALL.calls
@@ -224,7 +231,7 @@ def _shared(first: Sequence[Any], second: Sequence[Any]) -> int:
     return next((at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
 
 
-def _values(messages: Sequence[ChatMessage]) -> Iterator[dict[str, Any]]:
+def _values(messages: Sequence[ChatMessage], arguments_as_text: bool) -> Iterator[dict[str, Any]]:
     """Messages as templates read them; calls get ids of nine characters, which the strictest template wants."""
     number = 0
     open_calls: list[tuple[str, str]] = []
@@ -234,8 +241,9 @@ def _values(messages: Sequence[ChatMessage]) -> Iterator[dict[str, Any]]:
             open_calls = [(f"call{number + at:05d}", call.name) for at, call in enumerate(message.calls)]
             number += len(message.calls)
             value["tool_calls"] = [
-                {"id": id_, "type": "function", "function": {"name": call.name, "arguments": call.values()}}
+                {"id": id_, "type": "function", "function": {"name": call.name, "arguments": arguments}}
                 for (id_, _), call in zip(open_calls, message.calls, strict=True)
+                for arguments in [call.arguments if arguments_as_text else call.values()]
             ]
         elif message.role == "tool" and open_calls:
             value["tool_call_id"], value["name"] = open_calls.pop(0)
