@@ -59,6 +59,18 @@ def test_every_range_ends_and_holds_the_pinned_version(requirement: Requirement)
         assert requirement.specifier.contains(part.version), f"constraints.txt has {part.version}: run `make constraints`"
 
 
+def test_a_suites_name_stands_in_its_folder_and_in_the_registry_alone() -> None:
+    """Everything else asks the contract, so that a second suite is no second case."""
+    source = ROOT / "src" / "bitroute"
+    naming = [
+        path
+        for path in source.rglob("*")
+        if path.suffix in (".py", ".jinja", ".js", ".html") and "alfworld" in path.read_text().lower()
+    ]
+    folder = source / "envs" / "alfworld"
+    assert [path for path in naming if folder not in path.parents] == [source / "envs" / "registry.py"]
+
+
 def test_pins_name_versions_alone() -> None:
     """No index, file or build of one machine: they hold for every platform."""
     for pin in PINNED:

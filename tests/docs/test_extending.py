@@ -19,6 +19,7 @@ def test_a_page_builds_what_it_says_in_few_lines(page: str) -> None:
     assert 0 < length(EXTENDING / f"{page}.md") < LONGEST
 
 
+@pytest.mark.slow
 def test_a_router_is_trained_saved_loaded_and_played(tmp_path: Path) -> None:
     _, trained, played = follow(EXTENDING / "router.md", tmp_path)
     assert trained == "" and (tmp_path / "words.json").exists()
@@ -26,6 +27,7 @@ def test_a_router_is_trained_saved_loaded_and_played(tmp_path: Path) -> None:
     assert 0 < float(played.partition("high precision on ")[2].partition("%")[0]) < 100
 
 
+@pytest.mark.slow
 def test_a_suite_is_trained_for_and_played(tmp_path: Path) -> None:
     trained, high, low = follow(EXTENDING / "suite.md", tmp_path)
     assert trained.startswith("the model is in switches")

@@ -15,6 +15,7 @@ from bitroute.nn.decoder import Decoder
 from support.checkpoint import CONFIG, write_checkpoint
 
 
+@pytest.mark.slow
 def test_a_backbone_that_is_missing_or_too_small_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     model = write_checkpoint(tmp_path / "model")
     missing = ExperimentConfig(model=model, backbone=tmp_path / "nowhere")

@@ -47,6 +47,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_from_labels_to_the_report(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, out = tmp_path / "toy.json", tmp_path / "run"
     config.write_text(json.dumps(CONFIG | {"model": str(model)}))
@@ -66,6 +67,7 @@ def test_from_labels_to_the_report(model: Path, tmp_path: Path, capsys: pytest.C
     assert json.loads((out / "config.json").read_text())["low"] == ToySuite.defaults.low
 
 
+@pytest.mark.slow
 def test_play_and_sensitivity_take_the_suites_splits(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

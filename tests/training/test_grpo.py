@@ -115,6 +115,7 @@ def test_from_a_random_start_it_learns_to_spend_where_it_must_and_nowhere_else()
     assert [row["iteration"] for row in curve] == list(range(1, 19))
 
 
+@pytest.mark.slow
 def test_a_price_beyond_what_a_step_can_win_buys_nothing() -> None:
     toy = Toy()
     toy.train(replace(QUICK, price=6.0, iterations=10, anchor=0.0, entropy_floor=0.0))  # 1.5 successes a step

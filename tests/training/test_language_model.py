@@ -98,6 +98,7 @@ def killed_at(index: int) -> Callable[[int], WeightedSequence]:
     return source
 
 
+@pytest.mark.slow
 def test_a_language_is_learned_to_its_entropy(tmp_path: Path) -> None:
     found = losses(fit(tmp_path, LONG))
     assert found[FREE] == pytest.approx(math.log(4), abs=0.04)
@@ -138,6 +139,7 @@ def test_a_run_that_was_killed_gives_the_same_bits(tmp_path: Path, at: int) -> N
     assert told == sorted(set(told))
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit(tmp_path / "whole")
     written: list[str] = []

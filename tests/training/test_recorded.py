@@ -94,6 +94,7 @@ def test_a_router_takes_over_small_tokenizers_of_ours_alone(tmp_path: Path, mode
     assert router_tokenizer(tmp_path, episodes).vocab_size < 2048
 
 
+@pytest.mark.slow
 def test_both_routers_find_the_hard_steps(tmp_path: Path) -> None:
     torch.manual_seed(0)
     found = train(played(64), TOKENIZER, "high", ("low", "high"), "toy-model", tmp_path, quantiles=(0.7,))

@@ -29,6 +29,8 @@ from bitroute.store.traces import TraceWriter, read_traces
 from bitroute.training.recorded import calibration
 from support.chat import TOOLS, write_chat_model
 
+pytestmark = pytest.mark.slow  # all share a training for each family of models
+
 LOW = "w2g128-rtn"
 FAMILIES = ("chatml", "llama3")
 CITIES = ("Paris", "Oslo", "Rome", "Lima", "Quito", "Kyoto")

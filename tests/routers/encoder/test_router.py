@@ -127,6 +127,7 @@ def test_a_view_that_does_not_continue_what_was_read_is_read_anew(episodes: list
     assert router.scores([edited], [state]) == pytest.approx(scores(router, [edited]), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_rollout_is_bounded_by_its_batch() -> None:
     alive: list[int] = []
 
