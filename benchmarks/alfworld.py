@@ -30,12 +30,12 @@ from bitroute.envs.alfworld.suite import OFFICIAL, AlfworldSuite
 from bitroute.envs.models import find_model
 from bitroute.errors import BitrouteError
 from bitroute.evaluation.statistics import Floats, bootstrap_difference, bootstrap_mean, mcnemar
-from bitroute.evaluation.tables import summary
+from bitroute.evaluation.tables import summary_table
 from bitroute.experiment.config import ExperimentConfig
 from bitroute.experiment.experiment import experiment, spec_of
 from bitroute.experiment.method import run_method
 from bitroute.nn.tokenizer import Tokenizer
-from bitroute.rollout.branches import branches, summarise
+from bitroute.rollout.branches import branches, summarise_branches
 from bitroute.rollout.host import calibration_batches, load_player
 from bitroute.rollout.player import Player, play
 from bitroute.rollout.workers import Hosting, Job, workers
@@ -89,7 +89,7 @@ def method(config: ExperimentConfig, out: Path) -> None:
         results = run_method(run)
     print(f"\nThe method, {processor()}, router seeds {config.seeds}")
     for result in results:
-        print(summary(result))
+        print(summary_table(result))
 
 
 def choices(config: ExperimentConfig, out: Path, tasks: int) -> None:
@@ -164,9 +164,9 @@ def credit(config: ExperimentConfig, out: Path, tasks: int) -> None:
     branching = branches(player, [(task, 0) for task in chosen], rate=0.3, batch=32)
     found = list(tqdm(branching, desc="branches", unit="state"))
     cut = float(np.quantile([b.sensitivity.kl_sum for b in found], 0.8))
-    print(f"One step at the other precision, {tasks} tasks: {summarise(found)}")
-    print(f"  where KL is at least {cut:.3f} nats: {summarise([b for b in found if b.sensitivity.kl_sum >= cut])}")
-    print(f"  elsewhere: {summarise([b for b in found if b.sensitivity.kl_sum < cut])}", flush=True)
+    print(f"One step at the other precision, {tasks} tasks: {summarise_branches(found)}")
+    print(f"  where KL is at least {cut:.3f} nats: {summarise_branches([b for b in found if b.sensitivity.kl_sum >= cut])}")
+    print(f"  elsewhere: {summarise_branches([b for b in found if b.sensitivity.kl_sum < cut])}", flush=True)
 
     exact, labels = [], []
     for task in tqdm(chosen[: tasks // 8], desc="exact divergence", unit="episode"):

@@ -21,7 +21,7 @@ from random import Random
 from tqdm import tqdm
 
 from bitroute.envs.alfworld.official import OfficialAlfworldEnvironment
-from bitroute.envs.alfworld.simulator.differential import Frame, compare, following, play, wandering
+from bitroute.envs.alfworld.simulator.differential import Frame, compare, following, play_both, wandering
 from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
 from bitroute.envs.alfworld.simulator.load import find_games, load_task
 
@@ -75,7 +75,7 @@ def main() -> int:
                 chooser = following(plan)
             else:
                 chooser = wandering(Random(arguments.seed * 1_000_003 + number), arguments.steps, winning=plan)
-            for theirs, ours in compare(play(official, task, chooser), native, task):
+            for theirs, ours in compare(play_both(official, task, chooser), native, task):
                 frames += 1
                 won += int(theirs.reward)
                 if found := difference(theirs, ours):

@@ -42,7 +42,7 @@ from sqlalchemy import func, select
 
 from bitroute.envs.models import find_model
 from bitroute.gateway.records.tables import open_database, steps
-from bitroute.routers.signals import FEATURES, fit
+from bitroute.routers.signals import FEATURES, fit_signals
 from gateway_load import Load, Seen
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -144,12 +144,12 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def fit_signals(path: Path) -> None:
+def save_fitted(path: Path) -> None:
     """A regression that sends about a third of the steps to high; what it was fitted on does not change what it costs."""
     rng = np.random.default_rng(0)
     rows = rng.random((4000, len(FEATURES)))
     labels = rng.random(4000) < 1 / (1 + np.exp(-4 * (rows[:, 5] + rows[:, 2] - 1.2)))
-    fit(rows, labels, ("low", "high"), "bench").save(path)
+    fit_signals(rows, labels, ("low", "high"), "bench").save(path)
 
 
 def gateway(kind: str, upstream: int, home: Path, core: int) -> Server:
@@ -158,7 +158,7 @@ def gateway(kind: str, upstream: int, home: Path, core: int) -> Server:
     router = str(ENCODER)
     if kind == "signals":
         router = str(home / "signals.json")
-        fit_signals(Path(router))
+        save_fitted(Path(router))
     variants = "".join(
         f'[[variants]]\nname = "{name}"\nurls = ["http://127.0.0.1:{upstream}"]\nmax_requests = 8192\n'
         for name in ("low", "high")

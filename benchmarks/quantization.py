@@ -31,7 +31,7 @@ from bitroute.nn.decoder import Decoder, sequence_logits
 from bitroute.nn.fingerprint import fingerprint
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.quantization.model import block_linears, memory_bytes, quantized_linears, slice_model
-from bitroute.quantization.quantize import Calibration, quantize_model
+from bitroute.quantization.quantize import CalibrationBatches, quantize_model
 from bitroute.quantization.scheme import Scheme
 from bitroute.quantization.store import save_variant
 
@@ -82,7 +82,7 @@ def main() -> None:
     longest = model.config.max_position_embeddings
     calibration_episodes = episodes(agent, "lm-train", flags.calibration, longest)
     source = f"{flags.calibration} expert episodes of lm-train"
-    calibration = Calibration([tokens for tokens, _ in calibration_episodes], sequence_logits, source)
+    calibration = CalibrationBatches([tokens for tokens, _ in calibration_episodes], sequence_logits, source)
     held_out = episodes(agent, "validation", flags.episodes, longest)
     weights = sum(linear.weight.numel() for linear in block_linears(model).values())
     dense = 2 * weights  # bytes in bf16, as the model is stored

@@ -31,7 +31,7 @@ from bitroute.gateway.core.config import GatewayConfig
 from bitroute.gateway.core.values import Call, StepContext
 from bitroute.gateway.routing.policy import Policy
 from bitroute.nn.tokenizer import Tokenizer
-from bitroute.routers.encoder.dataset import Reader
+from bitroute.routers.encoder.dataset import TextReader
 from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
 from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.routers.signals import FEATURES, SignalsModel
@@ -125,7 +125,7 @@ def save_routers(directory: Path) -> tuple[str, str]:
 
 def long_views(tokens: int, count: int) -> tuple[list[View], float]:
     """Views of about `tokens` tokens, and the mean number of tokens of their newest step."""
-    reader = Reader(Tokenizer.load(TOKENIZER))
+    reader = TextReader(Tokenizer.load(TOKENIZER))
     views, new = [], []
     for seed in range(count):
         total = steps = 0

@@ -16,7 +16,7 @@ from openai import AsyncOpenAI
 
 from bitroute.envs.registry import DEFAULT, load_suite
 from bitroute.evaluation.statistics import wilson
-from bitroute.rollout.client import Client, Played
+from bitroute.rollout.client import PlayedEpisode, SuiteClient
 
 
 def interval(successes: int, trials: int) -> str:
@@ -25,7 +25,7 @@ def interval(successes: int, trials: int) -> str:
     return f"{share.value:6.1%} [{share.low:5.1%}, {share.high:5.1%}]"
 
 
-def summary(model: str, played: Sequence[Played]) -> list[str]:
+def summary(model: str, played: Sequence[PlayedEpisode]) -> list[str]:
     """What came of the episodes that asked for `model`."""
     steps = Counter(answer.model for episode in played for answer in episode.answers)
     lines = [f"{model}: success {interval(sum(e.success for e in played), len(played))} of {len(played)} episodes"]
@@ -53,7 +53,7 @@ async def main() -> None:
     tasks = [suite.task(flags.split, index) for index in range(flags.tasks)]
     async with AsyncOpenAI(base_url=f"{flags.url}/v1", api_key="none") as api:
         for model in flags.models.split(","):
-            client = Client(api, suite, model, constrained=flags.constrained)
+            client = SuiteClient(api, suite, model, constrained=flags.constrained)
             played = await client.play_all(tasks, flags.parallel, f"{flags.run}-{model}")
             print("\n".join(summary(model, played)), flush=True)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitroute.cost import CostModel, Rates, Sample
+from bitroute.cost import CostModel, Rates, TimedCall
 from bitroute.episode import Decision, Episode, Signals, Step, Usage
 from bitroute.errors import CapabilityError, DataError
 
@@ -46,13 +46,13 @@ def test_steps_needs_two_variants(ladder: list[str]) -> None:
         CostModel.steps(ladder)
 
 
-def timed(variant: str, rates: tuple[float, float, float, float], count: int, noise: float, seed: int) -> list[Sample]:
+def timed(variant: str, rates: tuple[float, float, float, float], count: int, noise: float, seed: int) -> list[TimedCall]:
     rng = np.random.default_rng(seed)
     samples = []
     for _ in range(count):
         prefill, cached, decode = (int(rng.integers(0, top)) for top in (200, 2000, 30))
         seconds = float(np.dot(rates, (1, prefill, cached, decode))) * float(1 + noise * rng.standard_normal())
-        samples.append(Sample(Usage(variant, prefill, cached, decode), seconds))
+        samples.append(TimedCall(Usage(variant, prefill, cached, decode), seconds))
     return samples
 
 
@@ -74,7 +74,7 @@ def test_fit_recovers_noisy_rates_and_never_goes_below_zero() -> None:
 
 
 def test_a_count_that_never_occurred_has_no_rate() -> None:
-    samples = [Sample(Usage("high", prefill=p, decode=d), 0.5 + p + 2 * d) for p, d in ((1, 1), (2, 1), (3, 5))]
+    samples = [TimedCall(Usage("high", prefill=p, decode=d), 0.5 + p + 2 * d) for p, d in ((1, 1), (2, 1), (3, 5))]
     fitted = CostModel.fit(samples).variants["high"]
     assert (fitted.call, fitted.prefill, fitted.cached, fitted.decode) == pytest.approx((0.5, 1.0, 0.0, 2.0))
 
@@ -83,12 +83,15 @@ def test_a_count_that_never_occurred_has_no_rate() -> None:
     ("samples", "message"),
     [
         ([], "no timed calls"),
-        ([Sample(Usage("high", prefill=p, decode=2 * p), 1.0 + p) for p in range(1, 9)], "call, prefill, decode independently"),
-        ([Sample(Usage("high", decode=1), 0.0)], "no positive number"),
-        ([Sample(Usage("high", decode=1), float("nan"))], "no positive number"),
+        (
+            [TimedCall(Usage("high", prefill=p, decode=2 * p), 1.0 + p) for p in range(1, 9)],
+            "call, prefill, decode independently",
+        ),
+        ([TimedCall(Usage("high", decode=1), 0.0)], "no positive number"),
+        ([TimedCall(Usage("high", decode=1), float("nan"))], "no positive number"),
     ],
 )
-def test_samples_that_cannot_be_fitted_are_refused(samples: list[Sample], message: str) -> None:
+def test_samples_that_cannot_be_fitted_are_refused(samples: list[TimedCall], message: str) -> None:
     with pytest.raises(DataError, match=message):
         CostModel.fit(samples)
 

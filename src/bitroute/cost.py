@@ -23,7 +23,7 @@ _COLUMNS = ("call", "prefill", "cached", "decode")
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TimedCall:
     """One timed call of a variant: what it processed and the seconds that took."""
 
     usage: Usage
@@ -62,13 +62,13 @@ class CostModel(BaseModel):
         return cls(unit="high steps", variants={name: Rates(call=i / top) for i, name in enumerate(ladder)})
 
     @classmethod
-    def fit(cls, samples: Iterable[Sample], decisions: Mapping[str, float] | None = None, unit: str = "seconds") -> Self:
+    def fit(cls, samples: Iterable[TimedCall], decisions: Mapping[str, float] | None = None, unit: str = "seconds") -> Self:
         """Rates by non-negative least squares from timed calls, each variant by itself.
 
         `decisions` are mean seconds per decision by policy, measured elsewhere. Raises DataError when a variant's samples
         cannot tell the rates apart (too few, or two counts always in the same proportion) or hold a time that is not positive.
         """
-        grouped: dict[str, list[Sample]] = {}
+        grouped: dict[str, list[TimedCall]] = {}
         for sample in samples:
             grouped.setdefault(sample.usage.variant, []).append(sample)
         if not grouped:
@@ -115,7 +115,7 @@ class CostModel(BaseModel):
             raise DataError(f"{path}: {field + ': ' if field else ''}{first['msg']}") from error
 
 
-def _fit_rates(name: str, samples: Sequence[Sample]) -> Rates:
+def _fit_rates(name: str, samples: Sequence[TimedCall]) -> Rates:
     design = np.array([(1, s.usage.prefill, s.usage.cached, s.usage.decode) for s in samples], dtype=np.float64)
     seconds = np.array([s.seconds for s in samples], dtype=np.float64)
     if not np.all(np.isfinite(seconds)) or np.any(seconds <= 0):

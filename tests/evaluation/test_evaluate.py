@@ -7,21 +7,21 @@ import pytest
 from bitroute.cost import CostModel, Rates
 from bitroute.errors import DataError
 from bitroute.evaluation.evaluate import evaluate
-from bitroute.evaluation.results import Evaluation, Role, Run
+from bitroute.evaluation.results import Evaluation, PolicyRole, PolicyRun
 
 LADDER = ("low", "high")
 
 
-def run_all(runs: list[Run], **options: object) -> Evaluation:
+def run_all(runs: list[PolicyRun], **options: object) -> Evaluation:
     return evaluate(runs, environment="toy", ladder=LADDER, resamples=2000, **options)  # type: ignore[arg-type]
 
 
 def test_one_small_table_by_hand(make_run) -> None:
     result = run_all(
         [
-            make_run("all-high", "11110000", "hhhh", role=Role.FIXED),
-            make_run("all-low", "10000001", "llll", role=Role.FIXED),
-            make_run("dmr", "11100001", ["hlll", "hhll"] * 4, role=Role.LEARNED, budget=0.4),
+            make_run("all-high", "11110000", "hhhh", role=PolicyRole.FIXED),
+            make_run("all-low", "10000001", "llll", role=PolicyRole.FIXED),
+            make_run("dmr", "11100001", ["hlll", "hhll"] * 4, role=PolicyRole.LEARNED, budget=0.4),
         ]
     )
     assert result.splits() == ["unseen"]
@@ -156,11 +156,11 @@ def test_equal_share_compares_with_the_line_between_neighbours(make_run) -> None
     tasks = 40
     result = run_all(
         [
-            make_run("all-low", "1" * 20 + "0" * 20, "llll", role=Role.FIXED),
-            make_run("all-high", "1" * 36 + "0" * 4, "hhhh", role=Role.FIXED),
+            make_run("all-low", "1" * 20 + "0" * 20, "llll", role=PolicyRole.FIXED),
+            make_run("all-high", "1" * 36 + "0" * 4, "hhhh", role=PolicyRole.FIXED),
             make_run("random 0.5", "1" * 26 + "0" * 14, "hhll", family="random"),
-            make_run("oracle 0.25", "1" * 36 + "0" * 4, "hlll", family="oracle", role=Role.ORACLE),
-            make_run("dmr", "1" * 33 + "0" * 7, "hlll", role=Role.LEARNED),
+            make_run("oracle 0.25", "1" * 36 + "0" * 4, "hlll", family="oracle", role=PolicyRole.ORACLE),
+            make_run("dmr", "1" * 33 + "0" * 7, "hlll", role=PolicyRole.LEARNED),
         ]
     )
     random, oracle = result.equal_share
@@ -176,7 +176,7 @@ def test_equal_share_compares_with_the_line_between_neighbours(make_run) -> None
     assert oracle.difference.value == pytest.approx(-3 / tasks)
 
 
-def test_simulated_policies_come_out_as_they_were_made(simulated: list[Run]) -> None:
+def test_simulated_policies_come_out_as_they_were_made(simulated: list[PolicyRun]) -> None:
     result = evaluate(simulated, environment="toy", ladder=LADDER)
     rows = {row.policy: row for row in result.table("unseen")}
     assert rows["dmr 0.3"].share.low < 0.3 < rows["dmr 0.3"].share.high

@@ -15,7 +15,7 @@ from bitroute.episode import Episode, Sensitivity
 from bitroute.errors import DataError
 from bitroute.evaluation.evaluate import evaluate
 from bitroute.evaluation.report import write_report
-from bitroute.evaluation.results import Evaluation, Run
+from bitroute.evaluation.results import Evaluation, PolicyRun
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "reference" / "report-json.md"
 VOID = {"meta", "br"}
@@ -60,7 +60,7 @@ def labels(count: int) -> list[Sensitivity]:
     ]
 
 
-def example(run: Run) -> Episode:
+def example(run: PolicyRun) -> Episode:
     episode = next(iter(run.episodes))
     steps = [replace(step, sensitivity=one) for step, one in zip(episode.steps, labels(len(episode.steps)), strict=True)]
     steps[1] = replace(steps[1], sensitivity=None, action="buy <b>now</b> for $10 or $20")
@@ -68,13 +68,13 @@ def example(run: Run) -> Episode:
 
 
 @pytest.fixture(scope="module")
-def result(simulated: list[Run]) -> Evaluation:
+def result(simulated: list[PolicyRun]) -> Evaluation:
     model = CostModel(unit="seconds", variants={"low": Rates(decode=1), "high": Rates(decode=3)})
     return evaluate(simulated, environment="toy", ladder=("low", "high"), cost=model, resamples=2000)
 
 
 @pytest.fixture(scope="module")
-def directory(result: Evaluation, simulated: list[Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory(result: Evaluation, simulated: list[PolicyRun], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "runs" / "demo"
     write_report(path, [result], labels(500), [example(simulated[-1])], {"title": "A <title>", "seeds": [0, 1, 2]})
     return path

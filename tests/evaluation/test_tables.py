@@ -1,13 +1,13 @@
 import pytest
 
 from bitroute.evaluation.evaluate import evaluate
-from bitroute.evaluation.results import Evaluation, Role, Run
+from bitroute.evaluation.results import Evaluation, PolicyRole, PolicyRun
 from bitroute.evaluation.statistics import Estimate
-from bitroute.evaluation.tables import align, conclusions, p_value, percent, percent_interval, summary, text_table
+from bitroute.evaluation.tables import align, conclusions, p_value, percent, percent_interval, summary_table, text_table
 
 
 @pytest.fixture(scope="module")
-def result(simulated: list[Run]) -> Evaluation:
+def result(simulated: list[PolicyRun]) -> Evaluation:
     return evaluate(simulated, environment="toy", ladder=("low", "high"), resamples=2000)
 
 
@@ -38,19 +38,19 @@ def test_the_sentences_say_what_was_found(result: Evaluation) -> None:
     assert gap.startswith("Of 300 tasks all-high solved 80.3 %, all-low 54.3 %: a gap of 26.0 points.")
     assert "mean of 3 seeds" in achieved and "within its budget of 30 %" in achieved and "of the gap." in achieved
     assert "beats random (+" in compared and "cannot be told from kl oracle (+0.0 [" in compared
-    assert summary(result).count("\n- ") == 3
+    assert summary_table(result).count("\n- ") == 3
 
 
 def test_an_oracle_is_called_one(make_run) -> None:
-    runs = [make_run("all-high", "1", "h"), make_run("all-low", "0", "l"), make_run("peek", "1", "l", role=Role.ORACLE)]
+    runs = [make_run("all-high", "1", "h"), make_run("all-low", "0", "l"), make_run("peek", "1", "l", role=PolicyRole.ORACLE)]
     assert "peek (oracle)" in text_table(evaluate(runs, environment="toy", ladder=("low", "high")), "unseen")
 
 
 def test_the_sentences_admit_what_was_not_found(make_run) -> None:
     runs = [
-        make_run("all-high", "1110", "h", role=Role.FIXED),
-        make_run("all-low", "1101", "l", role=Role.FIXED),
-        make_run("dmr", "1111", "h", role=Role.LEARNED, budget=0.3),
+        make_run("all-high", "1110", "h", role=PolicyRole.FIXED),
+        make_run("all-low", "1101", "l", role=PolicyRole.FIXED),
+        make_run("dmr", "1111", "h", role=PolicyRole.LEARNED, budget=0.3),
     ]
     gap, achieved = conclusions(evaluate(runs, environment="toy", ladder=("low", "high")), "unseen")
     assert gap.endswith("no gap that these tasks can tell from chance.")
@@ -60,9 +60,9 @@ def test_the_sentences_admit_what_was_not_found(make_run) -> None:
 
 def test_a_coarse_gap_is_called_coarse(make_run) -> None:
     runs = [
-        make_run("all-high", "1111111000", "h", role=Role.FIXED),
-        make_run("all-low", "1110000000", "l", role=Role.FIXED),
-        make_run("dmr", "1111100001", "l", role=Role.LEARNED),
+        make_run("all-high", "1111111000", "h", role=PolicyRole.FIXED),
+        make_run("all-low", "1110000000", "l", role=PolicyRole.FIXED),
+        make_run("dmr", "1111100001", "l", role=PolicyRole.LEARNED),
     ]
     achieved = conclusions(evaluate(runs, environment="toy", ladder=("low", "high")), "unseen")[1]
     assert achieved.endswith("which 10 tasks measure too coarsely to build on.")

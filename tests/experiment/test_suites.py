@@ -9,7 +9,7 @@ import torch
 from bitroute.cli.main import main
 from bitroute.nn.decoder import DecoderConfig
 from bitroute.store.traces import read_traces
-from bitroute.training.language_model import Recipe, train
+from bitroute.training.language_model import LanguageModelRecipe, train_language_model
 from support.toy import toy_tokenizer
 from support.toy_suite import ToySuite
 
@@ -41,8 +41,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = suite.demonstrations(suite.agent(tokenizer), seed=0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    recipe = Recipe(tokens=10_500, batch_tokens=1024, pool=32)
-    train(shape, recipe, source, directory, end_token=tokenizer.end, pad_token=tokenizer.pad)
+    recipe = LanguageModelRecipe(tokens=10_500, batch_tokens=1024, pool=32)
+    train_language_model(shape, recipe, source, directory, end_token=tokenizer.end, pad_token=tokenizer.pad)
     torch.set_num_threads(threads)
     return directory
 

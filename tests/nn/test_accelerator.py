@@ -29,7 +29,7 @@ from bitroute.routers.encoder.dataset import Trajectory, trajectory_logits
 from bitroute.routers.encoder.network import SIGNAL_FEATURES, EncoderNetwork
 from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.training import language_model
-from bitroute.training.grpo import Sample, learn
+from bitroute.training.grpo import SampledEpisode, learn
 from bitroute.training.recipes import GrpoRecipe, SupervisedRecipe
 from bitroute.training.supervised import LabelledTrajectory, predict, supervised_loss, train_supervised
 from support.accelerator import DEVICE, Accelerator
@@ -168,7 +168,7 @@ class TestTraining:
     def test_grpo(self) -> None:
         policy, frozen = encoder_there(), encoder_there()
         optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
-        samples = [Sample(t, [1] * len(t.decisions), [0.5] * len(t.decisions), 1.0) for t in trajectories()]
+        samples = [SampledEpisode(t, [1] * len(t.decisions), [0.5] * len(t.decisions), 1.0) for t in trajectories()]
         loss = learn(policy, frozen, optimizer, samples, (0.0, 1.0), 4.0, GrpoRecipe())
         assert np.isfinite(loss)
 
@@ -187,9 +187,11 @@ class TestTraining:
         monkeypatch.setattr(torch.optim, "AdamW", adamw)
 
         def train(tokens: int) -> Decoder:
-            recipe = language_model.Recipe(tokens=tokens, batch_tokens=32, pool=4)
+            recipe = language_model.LanguageModelRecipe(tokens=tokens, batch_tokens=32, pool=4)
             source = WeightedSequence([1, 2, 3, 4], [1.0] * 4)
-            return language_model.train(TINY, recipe, lambda _: source, tmp_path, end_token=END, pad_token=0, device=DEVICE)
+            return language_model.train_language_model(
+                TINY, recipe, lambda _: source, tmp_path, end_token=END, pad_token=0, device=DEVICE
+            )
 
         for tokens in (8, 40):  # the second goes on from the first's checkpoint
             assert train(tokens).cos.device == DEVICE

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from bitroute.quantization import gptq as gptq_module
 from bitroute.quantization.gptq import DAMPING, Hessian, gptq, output_error
-from bitroute.quantization.grid import Grid, decode, encode, fit
+from bitroute.quantization.grid import Grid, decode, encode, fit_grid
 
 
 def correlated(seed: int, tokens: int, inputs: int) -> Tensor:
@@ -45,13 +45,13 @@ def optimal_brain_quantizer(weight: Tensor, grid: Grid, hessian: Tensor) -> Tens
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_codes_are_those_of_the_column_by_column_formula(bits: int) -> None:
     weight, hessian = weights(1, 6, 64), moments(correlated(2, 400, 64))
-    grid = fit(weight, bits, 32)
+    grid = fit_grid(weight, bits, 32)
     assert torch.equal(gptq(weight, grid, hessian), optimal_brain_quantizer(weight, grid, hessian))
 
 
 def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, hessian = weights(3, 16, 128), moments(correlated(4, 600, 128))
-    grid = fit(weight, 3, 64)
+    grid = fit_grid(weight, 3, 64)
     whole = gptq(weight, grid, hessian)
     for block in (1, 7, 64):
         monkeypatch.setattr(gptq_module, "BLOCK", block)
@@ -65,7 +65,7 @@ def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
 def test_outputs_err_six_times_less_than_after_rounding_to_nearest(bits: int, rtn: float, ratio: float) -> None:
     """Share of the output energy that is lost, ||XW - XQ||^2 / ||XW||^2, on tokens that calibration did not see."""
     weight, held_out = weights(5, 128, 256), moments(correlated(7, 4096, 256))
-    grid = fit(weight, bits, 64)
+    grid = fit_grid(weight, bits, 64)
     nearest = output_error(weight, decode(encode(weight, grid), grid), held_out)
     calibrated = output_error(weight, decode(gptq(weight, grid, moments(correlated(6, 4096, 256))), grid), held_out)
     assert nearest == pytest.approx(rtn, rel=0.1)
@@ -75,7 +75,7 @@ def test_outputs_err_six_times_less_than_after_rounding_to_nearest(bits: int, rt
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_without_correlation_it_is_rounding_to_nearest(bits: int) -> None:
     weight = weights(8, 16, 128)
-    grid = fit(weight, bits, 64)
+    grid = fit_grid(weight, bits, 64)
     nearest = encode(weight, grid)
     diagonal = torch.rand(128, generator=torch.Generator().manual_seed(9), dtype=torch.float64) + 0.1
     assert torch.equal(gptq(weight, grid, torch.eye(128, dtype=torch.float64)), nearest)
@@ -85,7 +85,7 @@ def test_without_correlation_it_is_rounding_to_nearest(bits: int) -> None:
 def test_inputs_that_are_never_active_are_rounded_to_nearest() -> None:
     weight, x = weights(10, 8, 64), correlated(11, 300, 64)
     x[:, [3, 40]] = 0.0
-    grid = fit(weight, 2, 32)
+    grid = fit_grid(weight, 2, 32)
     codes, nearest = gptq(weight, grid, moments(x)), encode(weight, grid)
     assert torch.equal(codes[:, [3, 40]], nearest[:, [3, 40]])
     assert not torch.equal(codes, nearest)
@@ -94,7 +94,7 @@ def test_inputs_that_are_never_active_are_rounded_to_nearest() -> None:
 
 def test_fewer_tokens_than_inputs_need_the_damping() -> None:
     weight, hessian = weights(12, 8, 64), moments(correlated(13, 20, 64))
-    grid = fit(weight, 4, 64)
+    grid = fit_grid(weight, 4, 64)
     damped = gptq(weight, grid, hessian)
     assert output_error(weight, decode(damped, grid), hessian) < output_error(
         weight, decode(encode(weight, grid), grid), hessian

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitroute.quantization.grid import decode, encode, fit
+from bitroute.quantization.grid import decode, encode, fit_grid
 from bitroute.quantization.scheme import BITS, GROUPS
 
 
@@ -33,7 +33,7 @@ def test_rounding_to_nearest_agrees_with_a_plain_loop(bits: int, group: int) -> 
     weight[0, :group] += 1.0  # a group far from zero
     weight[1, :group] = 0.25  # a constant one
     weight[2, :group] = 0.0
-    grid = fit(weight, bits, group)
+    grid = fit_grid(weight, bits, group)
     codes, values = looped(weight, bits, group)
     assert encode(weight, grid).tolist() == codes
     torch.testing.assert_close(decode(encode(weight, grid), grid).double(), torch.tensor(values).double(), rtol=1e-6, atol=1e-9)
@@ -46,7 +46,7 @@ def test_the_error_on_uniform_weights_is_what_theory_says(bits: int, group: int)
     extremes are grid points, the other g - 2 have the error step^2 / 12 of a uniform quantizer."""
     a = 0.1
     weight = (torch.rand(512, 1024, generator=torch.Generator().manual_seed(1)) * 2 - 1) * a
-    grid = fit(weight, bits, group)
+    grid = fit_grid(weight, bits, group)
     measured = float((decode(encode(weight, grid), grid) - weight).double().square().mean())
     mean_square_range = (2 * a) ** 2 * group * (group - 1) / ((group + 1) * (group + 2))
     expected = mean_square_range / (2**bits - 1) ** 2 / 12 * (group - 2) / group
@@ -55,7 +55,7 @@ def test_the_error_on_uniform_weights_is_what_theory_says(bits: int, group: int)
 
 def test_one_number_of_that_theory_by_hand() -> None:
     weight = (torch.rand(512, 1024, generator=torch.Generator().manual_seed(2)) * 2 - 1) * 0.1
-    grid = fit(weight, 4, 64)
+    grid = fit_grid(weight, 4, 64)
     rms = float((decode(encode(weight, grid), grid) - weight).double().square().mean().sqrt())
     assert rms == pytest.approx(0.2 / 15 / 12**0.5, rel=0.05)  # 0.00385: step 0.0133, divided by the square root of 12
 
@@ -63,14 +63,14 @@ def test_one_number_of_that_theory_by_hand() -> None:
 @pytest.mark.parametrize("bits", BITS)
 def test_no_weight_moves_by_more_than_half_a_step(bits: int) -> None:
     weight = torch.randn(64, 512, generator=torch.Generator().manual_seed(3)) * 0.02
-    grid = fit(weight, bits, 64)
+    grid = fit_grid(weight, bits, 64)
     error = (decode(encode(weight, grid), grid) - weight).abs().view(64, 8, 64).amax(-1)
     assert bool((error <= grid.scale.float() * 0.5001).all())
 
 
 def test_codes_reach_both_ends_and_the_extremes_are_kept() -> None:
     weight = torch.linspace(-0.5, 1.0, 64).repeat(2, 1)
-    grid = fit(weight, 2, 64)
+    grid = fit_grid(weight, 2, 64)
     codes = encode(weight, grid)
     assert sorted(codes.unique().tolist()) == [0, 1, 2, 3]
     assert decode(codes, grid)[0, [0, -1]].tolist() == pytest.approx([-0.5, 1.0])
@@ -79,7 +79,7 @@ def test_codes_reach_both_ends_and_the_extremes_are_kept() -> None:
 @pytest.mark.parametrize(("high", "low"), [(8, 4), (4, 2), (4, 3), (3, 2)])
 def test_a_slice_is_decoded_at_the_middle_of_its_cells(high: int, low: int) -> None:
     weight = torch.randn(32, 256, generator=torch.Generator().manual_seed(4)) * 0.02
-    grid = fit(weight, high, 64)
+    grid = fit_grid(weight, high, 64)
     codes, dropped = encode(weight, grid), high - low
     sliced = decode(codes >> dropped, grid, dropped)
     cell = torch.arange(1 << dropped).double()
@@ -95,7 +95,7 @@ def test_a_slice_is_decoded_at_the_middle_of_its_cells(high: int, low: int) -> N
 def test_a_slice_errs_less_than_a_grid_of_its_own_from_min_to_max(high: int, low: int, ratio: float) -> None:
     """2**low cells of range / 2**low against 2**low - 1 steps: ((2**low - 1) / 2**low)^2 and what the two extremes cost."""
     weight = torch.rand(256, 1024, generator=torch.Generator().manual_seed(5)) - 0.5
-    fine, own = fit(weight, high, 64), fit(weight, low, 64)
+    fine, own = fit_grid(weight, high, 64), fit_grid(weight, low, 64)
     sliced = decode(encode(weight, fine) >> (high - low), fine, high - low)
     plain = decode(encode(weight, own), own)
     measured = float((sliced - weight).square().mean() / (plain - weight).square().mean())
@@ -104,9 +104,9 @@ def test_a_slice_errs_less_than_a_grid_of_its_own_from_min_to_max(high: int, low
 
 def test_what_cannot_be_put_on_a_grid_is_refused() -> None:
     with pytest.raises(ValueError, match="100 inputs are no multiple of the group size 64"):
-        fit(torch.zeros(2, 100), 4, 64)
+        fit_grid(torch.zeros(2, 100), 4, 64)
     for bad in (float("nan"), float("inf"), 1e6):
         weight = torch.zeros(2, 64)
         weight[1, 3] = bad
         with pytest.raises(ValueError, match="not finite in float16"):
-            fit(weight, 4, 64)
+            fit_grid(weight, 4, 64)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from bitroute.errors import CapabilityError
-from bitroute.quantization.grid import decode, encode, fit
+from bitroute.quantization.grid import decode, encode, fit_grid
 from bitroute.quantization.linear import QuantizedLinear
 from bitroute.quantization.scheme import BITS, SLICES
 
@@ -13,7 +13,7 @@ def weights(outputs: int = 48, inputs: int = 128) -> torch.Tensor:
 
 
 def layer(bits: int, widths: tuple[int, ...] | None = None, bias: bool = False) -> QuantizedLinear:
-    grid = fit(weights(), bits, 64)
+    grid = fit_grid(weights(), bits, 64)
     parameter = nn.Parameter(torch.arange(48) * 0.01) if bias else None
     return QuantizedLinear.from_codes(encode(weights(), grid), grid, widths or (bits,), parameter)
 
@@ -21,7 +21,7 @@ def layer(bits: int, widths: tuple[int, ...] | None = None, bias: bool = False) 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_forward_is_that_of_the_dense_decoded_layer(bits: int, dtype: torch.dtype) -> None:
-    grid = fit(weights(), bits, 64)
+    grid = fit_grid(weights(), bits, 64)
     dense = nn.Linear(128, 48, dtype=dtype)
     packed = layer(bits, bias=True).to(dtype)
     assert packed.bias is not None
@@ -53,7 +53,7 @@ def test_a_slice_is_the_top_bits_of_the_same_codes_on_the_same_storage(bits: int
     assert sliced.plane0.data_ptr() == nested.plane0.data_ptr()
     assert sliced.scale.data_ptr() == nested.scale.data_ptr()
     assert [name for name, _ in sliced.named_buffers()] == ["plane0", "scale", "offset"]
-    grid = fit(weights(), bits, 64)
+    grid = fit_grid(weights(), bits, 64)
     assert torch.equal(sliced.dequantize(), decode(plain.codes >> (bits - low), grid, bits - low))
     worst = (sliced.dequantize() - plain.dequantize()).abs().view(48, 2, 64).amax(-1)
     assert bool((worst <= grid.scale.float() * (2 ** (bits - low) - 1) / 2 * 1.0001).all())

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from bitroute.errors import CapabilityError, ConfigError
-from bitroute.quantization.model import block_linears, materialize, memory_bytes, quantized_linears, share, slice_model
+from bitroute.quantization.model import block_linears, materialize, memory_bytes, quantized_linears, share_weights, slice_model
 from bitroute.quantization.quantize import quantize_model
 from bitroute.quantization.scheme import BITS, GROUPS, Scheme
 
@@ -49,7 +49,7 @@ def test_the_layers_of_the_blocks_are_found_and_the_head_is_not(toy: Toy) -> Non
 
 
 def test_a_shared_copy_takes_no_memory_and_keeps_ties(toy: Toy) -> None:
-    copy = share(toy)
+    copy = share_weights(toy)
     assert memory_bytes(toy, copy) == memory_bytes(toy) == 4 * WEIGHTS + REST
     assert copy.head.weight is copy.embed.weight
     assert not copy.training
@@ -59,7 +59,7 @@ def test_a_shared_copy_takes_no_memory_and_keeps_ties(toy: Toy) -> None:
 
 
 def test_casting_the_copy_leaves_the_original_alone(toy: Toy) -> None:
-    share(toy).to(torch.bfloat16)
+    share_weights(toy).to(torch.bfloat16)
     assert {parameter.dtype for parameter in toy.parameters()} == {torch.float32}
     assert toy.training
     assert all(parameter.requires_grad for parameter in toy.parameters())

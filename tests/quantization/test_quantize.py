@@ -5,9 +5,9 @@ from torch import Tensor
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.decoder import Decoder, DecoderConfig, sequence_logits
 from bitroute.quantization.gptq import Hessian, gptq
-from bitroute.quantization.grid import decode, encode, fit
+from bitroute.quantization.grid import decode, encode, fit_grid
 from bitroute.quantization.model import quantized_linears
-from bitroute.quantization.quantize import Calibration, quantize_model
+from bitroute.quantization.quantize import CalibrationBatches, quantize_model
 from bitroute.quantization.scheme import Scheme
 
 CONFIG = DecoderConfig(
@@ -27,8 +27,8 @@ def tokens(seed: int, rows: int = 8) -> Tensor:
     return torch.randint(0, 12, (rows, 32), generator=torch.Generator().manual_seed(seed))
 
 
-def calibration() -> Calibration[Decoder]:
-    return Calibration([tokens(1), tokens(2)], sequence_logits, "twelve random tokens")
+def calibration() -> CalibrationBatches[Decoder]:
+    return CalibrationBatches([tokens(1), tokens(2)], sequence_logits, "twelve random tokens")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_every_block_layer_is_rounded_and_nothing_else(model: Decoder) -> None:
     assert set(quantized_linears(variant)) == {f"model.layers.{i}.{name}" for i in range(2) for name in NAMES}
     for name, layer in quantized_linears(variant).items():
         weight = before[f"{name}.weight"]
-        grid = fit(weight, 3, 32)
+        grid = fit_grid(weight, 3, 32)
         assert torch.equal(layer.dequantize(), decode(encode(weight, grid), grid))
     assert variant.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -60,7 +60,7 @@ def test_gptq_calibrates_each_layer_on_what_quantized_layers_feed_it(model: Deco
                 sequence_logits(variant, batch)
         hook.remove()
         weight = model.get_submodule(name).weight
-        expected = gptq(weight, fit(weight, 2, 32), hessian.matrix)
+        expected = gptq(weight, fit_grid(weight, 2, 32), hessian.matrix)
         assert torch.equal(quantized_linears(variant)[name].codes, expected)
 
 
@@ -90,7 +90,7 @@ def test_a_model_that_cannot_be_quantized_so_is_refused_before_any_work(model: D
 
 
 def test_broken_weights_activations_and_calibrations_are_named(model: Decoder) -> None:
-    silent = Calibration[Decoder](
+    silent = CalibrationBatches[Decoder](
         [tokens(1)], lambda m, batch: m.model.layers[0].mlp(m.model.embed_tokens(batch)), "half a model"
     )
     with pytest.raises(DataError, match=r"self_attn.k_proj: calibration \(half a model\) never runs this layer"):

@@ -11,7 +11,7 @@ import pytest
 from bitroute.engines.engine import CacheMode
 from bitroute.episode import Sensitivity, View
 from bitroute.errors import ConfigError
-from bitroute.rollout.branches import Branch, branches, summarise
+from bitroute.rollout.branches import Branch, branches, summarise_branches
 from bitroute.rollout.player import Player, play
 from bitroute.routers.router import Router
 from bitroute.routers.rules import Always, Random
@@ -44,7 +44,7 @@ def test_under_all_high_one_low_step_costs_the_episode_exactly_where_it_is_hard(
     hard = {(t.id, i): h for t in tasks for i, h in enumerate(t.hard)}
     assert {(b.task_id, b.step): b.high and not b.low for b in result} == hard
     assert all(b.high for b in result)
-    summary = summarise(result)
+    summary = summarise_branches(result)
     assert summary.states == 72 and summary.failed == 0 and summary.hurt == 0
     assert summary.helped == sum(hard.values())
     assert summary.gain == pytest.approx(sum(hard.values()) / 72)
@@ -64,7 +64,7 @@ def test_the_score_is_the_routers_and_its_auc_is_worked_out() -> None:
     result = found(Counter(PAIR, -1.0), tasks)  # always high
     assert [b.score for b in result] == [0.0, 1.0, 2.0, 3.0]
     # Differing: scores 0 and 2, alike: 1 and 3. Of the four comparisons 2 > 1 alone is won.
-    assert summarise(result).auc_score == pytest.approx(1 / 4)
+    assert summarise_branches(result).auc_score == pytest.approx(1 / 4)
 
 
 def test_the_branch_that_takes_the_policys_own_decision_ends_as_the_episode_does() -> None:
@@ -103,7 +103,7 @@ def test_a_branch_that_breaks_is_counted_and_left_out() -> None:
     ]
     result = found(Always(PAIR, "high"), tasks)
     assert [(b.task_id, b.failure is None) for b in result] == [("breaks", False)] * 3 + [("fine", True)]
-    summary = summarise(result)
+    summary = summarise_branches(result)
     assert (summary.states, summary.failed, summary.helped) == (1, 3, 1)
 
 
@@ -111,16 +111,16 @@ def test_the_error_of_the_gain_knows_that_states_of_an_episode_belong_together()
     def state(task: int, step: int, high: bool) -> Branch:
         return Branch(f"t{task}", "", 0, step, high, False, SOME, None)
 
-    alone = summarise([state(i, 0, i < 5) for i in range(10)])
+    alone = summarise_branches([state(i, 0, i < 5) for i in range(10)])
     assert (alone.gain, alone.gain_error) == (0.5, pytest.approx(math.sqrt(0.25 / 9)))
-    together = summarise([state(i, step, i < 5) for i in range(10) for step in range(4)])
+    together = summarise_branches([state(i, step, i < 5) for i in range(10) for step in range(4)])
     assert (together.gain, together.gain_error) == (0.5, pytest.approx(math.sqrt(0.25 / 9)))
 
 
 def test_nothing_found_is_no_number() -> None:
-    summary = summarise([])
+    summary = summarise_branches([])
     assert summary.states == 0 and math.isnan(summary.gain) and math.isnan(summary.auc_divergence)
-    one = summarise([Branch("t", "", 0, 0, True, False, replace(SOME, kl_sum=2.0), 1.0)])
+    one = summarise_branches([Branch("t", "", 0, 0, True, False, replace(SOME, kl_sum=2.0), 1.0)])
     assert one.gain == 1.0 and math.isnan(one.gain_error) and math.isnan(one.auc_score)
 
 

@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from bitroute.envs.alfworld.demonstrations import demonstrate
 from bitroute.envs.alfworld.splits import split
 from bitroute.envs.alfworld.suite import AlfworldSuite
-from bitroute.rollout.client import LONGEST, Client, Played, grammar
+from bitroute.rollout.client import LONGEST, PlayedEpisode, SuiteClient, grammar
 
 TASKS = split("validation", 3)
 EXPERT = {task.id: demonstrate(task, seed=0, noise=0.0) for task in TASKS}
@@ -50,11 +50,11 @@ class Upstream:
         return httpx.Response(200, json=answer, headers=headers)
 
 
-def played(upstream: Handler, parallel: int = 2, **options: Any) -> list[Played]:
-    async def run() -> list[Played]:
+def played(upstream: Handler, parallel: int = 2, **options: Any) -> list[PlayedEpisode]:
+    async def run() -> list[PlayedEpisode]:
         transport = httpx.AsyncClient(transport=httpx.MockTransport(upstream))
         async with AsyncOpenAI(base_url="http://test/v1", api_key="none", max_retries=0, http_client=transport) as api:
-            return await Client(api, AlfworldSuite(), **options).play_all(TASKS, parallel, "t")
+            return await SuiteClient(api, AlfworldSuite(), **options).play_all(TASKS, parallel, "t")
 
     return asyncio.run(run())
 

@@ -16,7 +16,7 @@ from bitroute.routers import signals
 from bitroute.routers.registry import build_router
 from bitroute.routers.router import Reads
 from bitroute.routers.rules import Random
-from bitroute.routers.signals import FEATURES, FeatureState, SignalsModel, SignalsRouter, features, fit, load_signals
+from bitroute.routers.signals import FEATURES, FeatureState, SignalsModel, SignalsRouter, features, fit_signals, load_signals
 from bitroute.routers.views import views_of
 from support.engine import FakeEngine
 from support.toy import ToyAgent, ToyEnvironment, toy_task
@@ -161,7 +161,7 @@ def test_a_fit_recovers_the_weight_that_separates() -> None:
     index = FEATURES.index("last entropy")
     logits = 2.0 * (rows[:, index] - 1) / 3  # two per standard deviation
     labels = random.random(4000) < 1 / (1 + np.exp(-logits))
-    fitted = fit(rows, labels, PAIR, "toy-model", ridge=0.0)
+    fitted = fit_signals(rows, labels, PAIR, "toy-model", ridge=0.0)
     weights = np.array(fitted.weights)
     assert weights[index] == pytest.approx(2.0, abs=0.2)
     assert np.abs(np.delete(weights, index)).max() < 0.15
@@ -180,7 +180,7 @@ def test_a_rare_label_is_weighed_as_much_as_the_common_one() -> None:
     rows = np.zeros((1000, len(FEATURES)))
     labels = np.arange(1000) < 10
     rows[:, 0] = labels
-    fitted = fit(rows, labels, PAIR, "m", ridge=1e-3)
+    fitted = fit_signals(rows, labels, PAIR, "m", ridge=1e-3)
     logits = ((rows - fitted.mean) / fitted.scale) @ np.array(fitted.weights) + fitted.bias
     assert logits[:10].min() > 1 and logits[10:].max() < -1
     assert fitted.weights[1:] == (0.0,) * (len(FEATURES) - 1)  # features that never changed
@@ -198,7 +198,7 @@ def test_a_view_that_brings_its_features_is_scored_by_them() -> None:
 
 def test_the_phrases_of_a_fit_travel_with_it(tmp_path: Path) -> None:
     rows, labels = np.array([[0.0] * len(FEATURES), [1.0] * len(FEATURES)]), [0, 1]
-    fitted = fit(rows, labels, PAIR, "toy-model", failures=("no way",))
+    fitted = fit_signals(rows, labels, PAIR, "toy-model", failures=("no way",))
     SignalsRouter(fitted).save(tmp_path / "signals.json")
     router = load_signals(tmp_path / "signals.json", variants=PAIR)
     assert router.failures == ("no way",)
@@ -220,13 +220,13 @@ def test_a_file_that_names_no_phrases_is_read_as_it_was_fitted() -> None:
 @pytest.mark.parametrize("label", [0, 1])
 def test_labels_all_alike_cannot_be_fitted(label: int) -> None:
     with pytest.raises(ConfigError, match="nothing to tell apart"):
-        fit(np.zeros((5, len(FEATURES))), [label] * 5, PAIR, "m")
+        fit_signals(np.zeros((5, len(FEATURES))), [label] * 5, PAIR, "m")
 
 
 def test_it_learns_from_episodes_what_its_features_hold(episodes: list[Episode]) -> None:
     rows = np.array([features(v, "high") for e in episodes for v in views_of(e)[1:]])
     labels = [e.steps[t].signals.entropy[0] > 0.4 for e in episodes for t in range(len(e.steps) - 1)]
-    router = SignalsRouter(fit(rows, labels, PAIR, "toy-model"))
+    router = SignalsRouter(fit_signals(rows, labels, PAIR, "toy-model"))
     views = [v for e in episodes for v in views_of(e)[1:]]
     chosen = [d.variant == "high" for d in router.decide(views, [router.begin(0)] * len(views))]
     assert chosen == labels

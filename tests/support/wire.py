@@ -14,7 +14,7 @@ from bitroute.gateway.core.values import Call, Turn
 from bitroute.gateway.wire import sse
 from bitroute.gateway.wire.dialects.dialect import Dialect
 from bitroute.gateway.wire.dialects.registry import DIALECTS
-from bitroute.gateway.wire.reader import Reader
+from bitroute.gateway.wire.reader import AnswerReader
 
 CHAT: Final = DIALECTS["/v1/chat/completions"]
 COMPLETIONS: Final = DIALECTS["/v1/completions"]
@@ -36,7 +36,7 @@ def prompted(dialect: Dialect = CHAT, **fields: Any) -> Call:
     return request(dialect, **{**history, **fields})
 
 
-def reader(call: Call, model: str | None) -> Reader:
+def reader(call: Call, model: str | None) -> AnswerReader:
     """Of the answer to a request."""
     return DIALECTS[call.endpoint].reader(call, model)
 
@@ -74,7 +74,7 @@ def typed(**fields: Any) -> bytes:
     return sse.encode(json.dumps(fields).encode(), fields["type"])
 
 
-def seen(reading: Reader, *events: bytes) -> list[Any]:
+def seen(reading: AnswerReader, *events: bytes) -> list[Any]:
     """What the client gets, decoded."""
     sent = [reading.event(event) for event in events]
     return [json.loads(data) if (data := sse.data(event)) != b"[DONE]" else "[DONE]" for event in sent if event]
@@ -103,7 +103,7 @@ class Upstream(httpx.BaseTransport):
     """The gateway's reading of a request and of the scripted answer to it, behind the official client."""
 
     def __init__(self, dialect: Dialect, answer: Callable[[], list[bytes]]) -> None:
-        self.dialect, self.answer, self.calls, self.readings = dialect, answer, list[Call](), list[Reader]()
+        self.dialect, self.answer, self.calls, self.readings = dialect, answer, list[Call](), list[AnswerReader]()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         call = self.dialect.parse(request.read())

@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bitroute.envs.alfworld.official import OfficialAlfworldEnvironment
-from bitroute.envs.alfworld.simulator.differential import following, play, wandering
+from bitroute.envs.alfworld.simulator.differential import following, play_both, wandering
 from bitroute.envs.alfworld.simulator.game import AlfworldTask, Game, Thing
 from bitroute.envs.alfworld.splits import split
 
@@ -56,7 +56,7 @@ def record(engine: OfficialAlfworldEnvironment, task: AlfworldTask, steps: int, 
             frame.reward,
             frame.done,
         ]
-        for frame in play(engine, task, choose)
+        for frame in play_both(engine, task, choose)
     ]
     return {"split": task.split, "kind": task.kind, "game": compact(task.game), "frames": frames, "strings": list(numbers)}
 

@@ -19,7 +19,7 @@ from bitroute.errors import ConfigError, DataError
 from bitroute.nn.decoder import DecoderConfig
 from bitroute.rollout.player import Player, play
 from bitroute.rollout.workers import Job, Shard, Workers
-from bitroute.routers.encoder.dataset import Reader, trajectory_logits
+from bitroute.routers.encoder.dataset import TextReader, trajectory_logits
 from bitroute.routers.encoder.network import EncoderNetwork
 from bitroute.routers.encoder.router import EncoderRouter, load_encoder
 from bitroute.routers.router import Router
@@ -33,7 +33,7 @@ from support.toy import ToyAgent, ToyEnvironment, ToyTask, toy_task, toy_tokeniz
 
 PAIR, TRIO = tuple(LADDER_OF_TWO), tuple(LADDER_OF_THREE)
 TOKENIZER = toy_tokenizer()
-READER = Reader(TOKENIZER)
+READER = TextReader(TOKENIZER)
 QUICK = GrpoRecipe(iterations=18, tasks=16, group=8, price=0.3, rate=5e-3)
 STEPS = 4
 

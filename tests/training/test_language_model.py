@@ -20,7 +20,7 @@ from bitroute.nn.decoder import Decoder, sequence_logits
 from bitroute.nn.weighted import WeightedSequence
 from bitroute.store import files
 from bitroute.training import language_model
-from bitroute.training.language_model import Recipe, batches, train
+from bitroute.training.language_model import LanguageModelRecipe, batches, train_language_model
 from support.networks import TINY as TWO_LAYERS
 
 END, PAD, START = 3, 0, 1
@@ -28,8 +28,8 @@ PHRASES = 4
 FREE, ECHO, COIN = range(3)  # of a phrase's tokens: one of four, its double, one of two
 ENTROPY = (math.log(4) + math.log(2)) / 3  # nats a token
 TINY = replace(TWO_LAYERS, num_hidden_layers=1)
-QUICK = Recipe(tokens=3_000, batch_tokens=128, pool=16)
-LONG = Recipe(tokens=20_000, batch_tokens=256, pool=64, muon_rate=0.03, adamw_rate=0.01)
+QUICK = LanguageModelRecipe(tokens=3_000, batch_tokens=128, pool=16)
+LONG = LanguageModelRecipe(tokens=20_000, batch_tokens=256, pool=64, muon_rate=0.03, adamw_rate=0.01)
 
 
 def language(index: int) -> WeightedSequence:
@@ -67,9 +67,9 @@ def losses(model: Decoder) -> list[float]:
 
 
 def fit(
-    directory: Path, recipe: Recipe = QUICK, source: Callable[[int], WeightedSequence] = language, **options: Any
+    directory: Path, recipe: LanguageModelRecipe = QUICK, source: Callable[[int], WeightedSequence] = language, **options: Any
 ) -> Decoder:
-    return train(TINY, recipe, source, directory, end_token=END, pad_token=PAD, **options)
+    return train_language_model(TINY, recipe, source, directory, end_token=END, pad_token=PAD, **options)
 
 
 def state(directory: Path) -> dict[str, torch.Tensor]:
@@ -180,7 +180,7 @@ def test_another_recipe_is_refused(tmp_path: Path, change: dict[str, Any], named
 def test_another_network_is_refused(tmp_path: Path) -> None:
     fit(tmp_path)
     with pytest.raises(ConfigError, match=r"another model\.embed_tokens\.weight"):
-        train(replace(TINY, vocab_size=50), QUICK, language, tmp_path, end_token=END, pad_token=PAD)
+        train_language_model(replace(TINY, vocab_size=50), QUICK, language, tmp_path, end_token=END, pad_token=PAD)
 
 
 @pytest.mark.parametrize("damage", ["no state", "cut state", "no json", "no recipe", "another layer"])
@@ -201,7 +201,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path, damage: str
         case "another layer":
             config = replace(TINY, num_hidden_layers=2)
     with pytest.raises(DataError, match=r"progress\.json: cannot continue from this checkpoint") as caught:
-        train(config, QUICK, language, tmp_path, end_token=END, pad_token=PAD)
+        train_language_model(config, QUICK, language, tmp_path, end_token=END, pad_token=PAD)
     assert "\n" not in str(caught.value)
 
 
@@ -213,7 +213,7 @@ def test_a_source_without_weights_and_a_loss_that_is_no_number_end_the_run(tmp_p
 
 
 def test_the_rate_warms_up_stays_and_cools_down() -> None:
-    recipe = Recipe(tokens=100_000)
+    recipe = LanguageModelRecipe(tokens=100_000)
     assert [round(recipe.rate(n), 6) for n in (0, 450, 900, 60_000, 80_000, 100_000, 120_000)] == [0.1, 0.55, 1, 1, 0.5, 0, 0]
 
 

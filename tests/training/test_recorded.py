@@ -12,11 +12,11 @@ from bitroute.episode import Decision, Episode, Step, Usage, View
 from bitroute.errors import ConfigError, DataError
 from bitroute.gateway.routing.loading import load_router
 from bitroute.nn.tokenizer import Tokenizer, train_tokenizer
-from bitroute.routers.encoder.dataset import Reader, read_episode
+from bitroute.routers.encoder.dataset import TextReader, read_episode
 from bitroute.routers.encoder.router import load_encoder
 from bitroute.routers.views import views_of
 from bitroute.store.traces import TraceWriter, read_traces
-from bitroute.training.recorded import high_of, router_tokenizer, split, train, training_set
+from bitroute.training.recorded import high_of, router_tokenizer, split_episodes, train_on_labels, training_set
 from support.chat import write_tokenizer
 from support.checkpoint import write_checkpoint
 from support.episodes import bare, played
@@ -28,7 +28,7 @@ TOKENIZER = toy_tokenizer()
 def test_a_step_is_learned_from_once() -> None:
     first, second = played(2)
     branch = replace(first, task_id="branch", steps=(*first.steps[:4], *second.steps[4:]))
-    reader = Reader(TOKENIZER)
+    reader = TextReader(TOKENIZER)
     found = training_set(reader, [first, branch, first], "high", 4096)
     assert [len(row.divergences) for row in found.labelled] == [6, 2]
     whole, part = read_episode(reader, branch, "high"), found.labelled[1].trajectory
@@ -41,7 +41,7 @@ def test_a_step_is_learned_from_once() -> None:
 
 
 def test_what_a_router_has_no_room_to_read_is_not_learned_from() -> None:
-    (episode,), reader = played(1), Reader(TOKENIZER)
+    (episode,), reader = played(1), TextReader(TOKENIZER)
     whole = read_episode(reader, episode, "high")
     room = whole.decisions[3] + 1  # the fourth message ends here; its action would not be read
     (found,) = training_set(reader, [episode], "high", room).labelled
@@ -54,18 +54,18 @@ def test_what_a_router_has_no_room_to_read_is_not_learned_from() -> None:
 
 def test_episodes_that_begin_alike_are_held_out_together() -> None:
     episodes = [replace(e, task_id=f"{e.task_id}-{n}") for e in played(40) for n in range(2)]
-    openings = [{e.steps[0].message for e in part} for part in split(episodes)]
+    openings = [{e.steps[0].message for e in part} for part in split_episodes(episodes)]
     alike = len(set.union(*openings)) < 10
     assert alike  # the toy has six openings: its episodes are told apart by name
     own = [
         replace(e, steps=(replace(e.steps[0], message=f"{e.task_id[:-2]} {e.steps[0].message}"), *e.steps[1:]))
         for e in episodes
     ]
-    first, second = ({e.steps[0].message for e in part} for part in split(own))
+    first, second = ({e.steps[0].message for e in part} for part in split_episodes(own))
     assert first.isdisjoint(second)
     assert 0.1 < len(second) / 40 < 0.35
     with pytest.raises(DataError, match="too few"):
-        split(episodes[:1])
+        split_episodes(episodes[:1])
 
 
 def test_the_high_variant_shows_or_must_be_named() -> None:
@@ -97,7 +97,7 @@ def test_a_router_takes_over_small_tokenizers_of_ours_alone(tmp_path: Path, mode
 @pytest.mark.slow
 def test_both_routers_find_the_hard_steps(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    found = train(played(64), TOKENIZER, "high", ("low", "high"), "toy-model", tmp_path, quantiles=(0.7,))
+    found = train_on_labels(played(64), TOKENIZER, "high", ("low", "high"), "toy-model", tmp_path, quantiles=(0.7,))
     assert found["captured"] > 0.8  # a third of the steps is hard, more than the budget takes
     router = load_encoder(tmp_path / "kl-st", model="toy-model", variants=("low", "high"))
     fresh = played(8, first=500)

@@ -12,7 +12,7 @@ from bitroute.errors import ConfigError
 from bitroute.evaluation.ranking import auc
 from bitroute.nn.decoder import DecoderConfig
 from bitroute.rollout.player import Player, play
-from bitroute.routers.encoder.dataset import Reader, read_episode, trajectory_logits
+from bitroute.routers.encoder.dataset import TextReader, read_episode, trajectory_logits
 from bitroute.routers.encoder.network import EncoderNetwork
 from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.routers.rules import Random
@@ -34,7 +34,7 @@ def make_network(seed: int = 0) -> EncoderNetwork:
 def labelled(first: int, count: int) -> tuple[list[Episode], list[LabelledTrajectory]]:
     player = Player(ToyEnvironment, ToyAgent(), FakeEngine(), Random(PAIR, 0.5), label=True)
     episodes = list(play(player, [(toy_task(i), 0) for i in range(first, first + count)], "random"))
-    reader = Reader(TOKENIZER)
+    reader = TextReader(TOKENIZER)
     rows = [
         LabelledTrajectory(read_episode(reader, e, "high"), [s.sensitivity.kl_sum for s in e.steps if s.sensitivity])
         for e in episodes

@@ -160,7 +160,7 @@ def export(
 
     Where no text was stored it is a table of features instead: only signals routers can be trained from that.
     """
-    from bitroute.gateway.records.export import export as write  # noqa: PLC0415
+    from bitroute.gateway.records.export import export_records as write  # noqa: PLC0415
     from bitroute.gateway.records.reading import Filter  # noqa: PLC0415
     from bitroute.gateway.records.tables import open_database  # noqa: PLC0415
 
@@ -205,7 +205,7 @@ def estimate(
         raise ConfigError("--budget is that of a target: give --target, too")
     wanted = Filter(policy, scope, since.timestamp() if since else None)
     found = gather(open_database(records, create=False), wanted, target and find_router(target), budget)
-    for line in estimates.summary(found.episodes, found.unknown):
+    for line in estimates.summary_lines(found.episodes, found.unknown):
         typer.echo(line)
     if found.partial:
         typer.echo(f"{found.partial} episodes left out: recorded from a later step on, or not routed")

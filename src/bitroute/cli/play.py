@@ -122,13 +122,13 @@ def sensitivity(
     job = Job(split, tasks, router, router, seeds=(seed,), label=True, max_steps=steps_allowed)
     spec = _spec(chosen, model, low, cache_mode)
     directory, episodes = _record("sensitivity", suite, data, job, spec, out, cores)
-    from bitroute.evaluation.labels import summarise  # noqa: PLC0415
+    from bitroute.evaluation.labels import summarise_labels  # noqa: PLC0415
     from bitroute.evaluation.tables import align  # noqa: PLC0415
 
     labels = [s.sensitivity for e in episodes for s in e.steps if s.sensitivity]
     if not labels:
         raise BitrouteError(f"no step could be labelled: {episodes[0].failure}")
-    summary = summarise(labels, chosen.action_kind)
+    summary = summarise_labels(labels, chosen.action_kind)
     _metrics(directory, episodes=len(episodes), **dataclasses.asdict(summary))
     typer.echo(
         f"{summary.steps} steps, KL(high || low) in nats: median {summary.median:.3f}, p90 {summary.p90:.3f}, "

@@ -72,12 +72,12 @@ def train_lm(
         raise ConfigError(f"--tokens {tokens}: a training ends after a finite number of tokens")
     words = Tokenizer.load(reader)
     source = demonstrating(chosen).demonstrations(chosen.agent(words), seed=seed, published=published)
-    recipe = language_model.Recipe(tokens=int(tokens), seed=seed)
+    recipe = language_model.LanguageModelRecipe(tokens=int(tokens), seed=seed)
     if not (out / "provenance.json").exists():
         words.save(out)
         write_atomic(out / "provenance.json", json.dumps(provenance(), indent=2) + "\n")
     shape = language_model.agent_config() if network == "agent" else encoder_config(language_model.agent_config().vocab_size)
-    language_model.train(shape, recipe, source, out, end_token=words.end, pad_token=words.pad, threads=threads)
+    language_model.train_language_model(shape, recipe, source, out, end_token=words.end, pad_token=words.pad, threads=threads)
     typer.echo(f"the model is in {out}" + (f"; next: bitroute play --model {out}" if network == "agent" else ""))
 
 
@@ -168,7 +168,7 @@ def report(run: RunPath) -> None:
     config = _with_models(_config_of(run))
     from bitroute.experiment.experiment import opened  # noqa: PLC0415
     from bitroute.experiment.report import evaluate_policies  # noqa: PLC0415
-    from bitroute.experiment.report import report as write_report  # noqa: PLC0415
+    from bitroute.experiment.report import write_run_report as write_report  # noqa: PLC0415
     from bitroute.rollout.workers import Shard, Workers  # noqa: PLC0415
     from bitroute.store.runs import RunDirectory  # noqa: PLC0415
 
@@ -234,10 +234,10 @@ def _learn(
 
 
 def _tell(results: Sequence[Evaluation], out: Path) -> None:
-    from bitroute.evaluation.tables import summary  # noqa: PLC0415
+    from bitroute.evaluation.tables import summary_table  # noqa: PLC0415
 
     for result in results:
-        typer.echo(summary(result))
+        typer.echo(summary_table(result))
     typer.echo(f"report: {out / 'report.html'}")
 
 

@@ -20,7 +20,7 @@ from bitroute.nn.decoder import Decoder, sequence_logits
 from bitroute.nn.device import pick_device, pick_dtype
 from bitroute.nn.fingerprint import fingerprint
 from bitroute.quantization.model import materialize
-from bitroute.quantization.quantize import Calibration, quantize_model
+from bitroute.quantization.quantize import CalibrationBatches, quantize_model
 from bitroute.quantization.scheme import Scheme
 from bitroute.quantization.store import load_variant, read_info, save_variant
 from bitroute.store.files import write_atomic
@@ -69,7 +69,7 @@ def quantize(model_directory: Path, scheme: str, out: Path, calibration: Callabl
     model = load_model(model_directory, torch.float32)
     if parsed.method == "gptq":
         batches, source = calibration()
-        variant = quantize_model(model, parsed, Calibration(batches, sequence_logits, source))
+        variant = quantize_model(model, parsed, CalibrationBatches(batches, sequence_logits, source))
         save_variant(path, variant, parsed, model=name, calibration=source)
     else:
         save_variant(path, quantize_model(model, parsed), parsed, model=name)

@@ -8,14 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from bitroute.evaluation.labels import LabelSummary
-from bitroute.evaluation.results import EqualShare, Evaluation, Row, Spending
+from bitroute.evaluation.results import EqualShare, Evaluation, Spending, TableRow
 from bitroute.evaluation.statistics import Estimate
 from bitroute.evaluation.tables import conclusions
 
 SCHEMA = 1
 
 
-def document(results: Sequence[Evaluation], labels: LabelSummary | None, meta: Mapping[str, Any]) -> dict[str, Any]:
+def report_document(results: Sequence[Evaluation], labels: LabelSummary | None, meta: Mapping[str, Any]) -> dict[str, Any]:
     """The whole report as plain values (what `json.dumps` takes without NaN)."""
     return {
         "schema_version": SCHEMA,
@@ -41,7 +41,7 @@ def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _row(row: Row, evaluation: Evaluation) -> dict[str, Any]:
+def _row(row: TableRow, evaluation: Evaluation) -> dict[str, Any]:
     return {
         "environment": evaluation.environment,
         "split": row.split,

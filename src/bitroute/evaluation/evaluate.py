@@ -21,10 +21,10 @@ from bitroute.evaluation.results import (
     Comparison,
     EqualShare,
     Evaluation,
-    Role,
-    Row,
-    Run,
+    PolicyRole,
+    PolicyRun,
     Spending,
+    TableRow,
     VerbSpending,
 )
 from bitroute.evaluation.statistics import (
@@ -66,7 +66,7 @@ class _Policy:
 
     name: str
     family: str
-    role: Role
+    role: PolicyRole
     budget: float | None
     tallies: dict[int, _Tally] = field(default_factory=dict)
 
@@ -76,7 +76,7 @@ class _Policy:
 
 
 def evaluate(
-    runs: Sequence[Run],
+    runs: Sequence[PolicyRun],
     *,
     environment: str,
     ladder: Sequence[str],
@@ -100,14 +100,14 @@ def evaluate(
         if needed not in policies:
             raise DataError(f"no run of policy {needed!r} was given (policies: {', '.join(policies) or 'none'})")
     first = next(iter(policies[reference].tallies.values()))
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     equal: list[EqualShare] = []
     for split in dict.fromkeys(key[0] for key in first.scores):
         keys = [key for key in first.scores if key[0] == split]
         table = _Table(policies, keys, resamples, seed)
         rows += _holm_rows(table.rows(split, ALL_KINDS, reference, low))
         equal += _holm_equal(table.equal_share(split, reference, low))
-        by_kind: list[Row] = []
+        by_kind: list[TableRow] = []
         for kind in sorted({first.kinds[key] for key in keys}):
             part = _Table(policies, [key for key in keys if first.kinds[key] == kind], resamples, seed)
             by_kind += part.rows(split, kind, reference, low)
@@ -126,7 +126,7 @@ def evaluate(
     )
 
 
-def _reduce(runs: Sequence[Run], highest: str, model: CostModel, action_kind: Callable[[str], str]) -> dict[str, _Policy]:
+def _reduce(runs: Sequence[PolicyRun], highest: str, model: CostModel, action_kind: Callable[[str], str]) -> dict[str, _Policy]:
     policies: dict[str, _Policy] = {}
     expected: set[Key] | None = None
     for run in runs:
@@ -151,7 +151,7 @@ def _reduce(runs: Sequence[Run], highest: str, model: CostModel, action_kind: Ca
     return policies
 
 
-def _add(tally: _Tally, run: Run, episode: Episode, highest: str, model: CostModel) -> None:
+def _add(tally: _Tally, run: PolicyRun, episode: Episode, highest: str, model: CostModel) -> None:
     key = (episode.split, episode.task_id)
     if key in tally.scores:
         raise DataError(
@@ -192,16 +192,16 @@ class _Table:
         )
         self.index = {name: i for i, name in enumerate(policies)}
 
-    def rows(self, split: str, kind: str, reference: str, low: str) -> list[Row]:
+    def rows(self, split: str, kind: str, reference: str, low: str) -> list[TableRow]:
         """One row a policy; `p_holm` still holds the raw p-value."""
         return [self._row(policy, split, kind, reference, low) for policy in self.policies.values()]
 
-    def _row(self, policy: _Policy, split: str, kind: str, reference: str, low: str) -> Row:
+    def _row(self, policy: _Policy, split: str, kind: str, reference: str, low: str) -> TableRow:
         i, top, bottom = self.index[policy.name], self.index[reference], self.index[low]
         tallies = policy.tallies.values()
         per_seed = self.scores[policy.name].mean(axis=1)  # [seeds, 3]
         trio = [i, bottom, top]
-        return Row(
+        return TableRow(
             split=split,
             kind=kind,
             policy=policy.name,
@@ -247,11 +247,11 @@ class _Table:
         ends = [self.index[low], self.index[reference]]
         families: dict[str, list[int]] = {}
         for name, policy in self.policies.items():
-            if policy.role is not Role.FIXED:
+            if policy.role is not PolicyRole.FIXED:
                 families.setdefault(policy.family, []).append(self.index[name])
         found = []
         for name, policy in self.policies.items():
-            if policy.role is not Role.LEARNED:
+            if policy.role is not PolicyRole.LEARNED:
                 continue
             i = self.index[name]
             for family, members in families.items():
@@ -266,7 +266,7 @@ class _Table:
                         split=split,
                         policy=name,
                         family=family,
-                        oracle=any(p.family == family and p.role is Role.ORACLE for p in self.policies.values()),
+                        oracle=any(p.family == family and p.role is PolicyRole.ORACLE for p in self.policies.values()),
                         share=float(self.means[i, _SHARE]),
                         curve=float(self.means[:, _SUCCESS] @ mix),
                         difference=Estimate(float(differences.mean()), *percentile_interval(resampled)),
@@ -299,7 +299,7 @@ def _paired_test(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) ->
     return sign_flip(ahead.astype(np.int64))
 
 
-def _holm_rows(rows: Sequence[Row]) -> list[Row]:
+def _holm_rows(rows: Sequence[TableRow]) -> list[TableRow]:
     """Correct the comparisons of one table, each reference being a family of its own."""
     adjusted: dict[tuple[int, str], float] = {}
     for reference in dict.fromkeys(c.reference for row in rows for c in row.against):

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from bitroute.episode import Episode, Sensitivity
 from bitroute.evaluation.labels import TOP_SHARE, concentration
-from bitroute.evaluation.results import Evaluation, Role, Row
+from bitroute.evaluation.results import Evaluation, PolicyRole, TableRow
 from bitroute.evaluation.statistics import Estimate
 from bitroute.evaluation.tables import oracle_name
 
@@ -101,7 +101,7 @@ def pareto(evaluation: Evaluation, split: str, *, against_cost: bool = False) ->
     high = next(row for row in evaluation.table(split) if row.policy == evaluation.reference)
     low = next(row for row in evaluation.table(split) if row.policy == evaluation.low)
 
-    def place(row: Row) -> Estimate | None:
+    def place(row: TableRow) -> Estimate | None:
         return row.cost if against_cost else row.share
 
     def draw(figure: Figure, palette: Palette) -> None:
@@ -116,7 +116,7 @@ def pareto(evaluation: Evaluation, split: str, *, against_cost: bool = False) ->
         for row, name in ((low, "low"), (high, "high")):
             x = place(row)
             if x is not None:
-                _curve(axes, [(x, row.success)], Role.FIXED, "", 0, {**palette, "series0": palette[name]})
+                _curve(axes, [(x, row.success)], PolicyRole.FIXED, "", 0, {**palette, "series0": palette[name]})
                 axes.annotate(
                     row.policy,
                     (100 * x.value, 100 * row.success.value),
@@ -136,15 +136,15 @@ def pareto(evaluation: Evaluation, split: str, *, against_cost: bool = False) ->
     return draw
 
 
-def _ordered(evaluation: Evaluation, split: str) -> list[tuple[str, list[Row]]]:
+def _ordered(evaluation: Evaluation, split: str) -> list[tuple[str, list[TableRow]]]:
     """Families as they are drawn and coloured: learned ones first, then oracles, then rules."""
-    rank = {Role.LEARNED: 0, Role.ORACLE: 1, Role.BASELINE: 2}
-    curves = [(name, rows) for name, rows in evaluation.curves(split).items() if rows[0].role is not Role.FIXED]
+    rank = {PolicyRole.LEARNED: 0, PolicyRole.ORACLE: 1, PolicyRole.BASELINE: 2}
+    curves = [(name, rows) for name, rows in evaluation.curves(split).items() if rows[0].role is not PolicyRole.FIXED]
     return sorted(curves, key=lambda item: rank[item[1][0].role])
 
 
 def _curve(
-    axes: Axes, points: Sequence[tuple[Estimate, Estimate]], role: Role, name: str, index: int, palette: Palette
+    axes: Axes, points: Sequence[tuple[Estimate, Estimate]], role: PolicyRole, name: str, index: int, palette: Palette
 ) -> None:
     if not points:
         return
@@ -154,7 +154,7 @@ def _curve(
         [[100 * abs(e.value - e.low) for e in side], [100 * abs(e.high - e.value) for e in side]]
         for side in ([p[0] for p in points], [p[1] for p in points])
     ]
-    loud = role is Role.LEARNED
+    loud = role is PolicyRole.LEARNED
     axes.errorbar(
         xs,
         ys,
@@ -169,18 +169,18 @@ def _curve(
         xs,
         ys,
         color=colour,
-        marker="*" if role is Role.ORACLE else _MARKERS[index % len(_MARKERS)],
-        markersize=9 if loud or role is Role.ORACLE else 6,
-        markerfacecolor="none" if role is Role.ORACLE else colour,
-        linestyle="--" if role is Role.ORACLE else "-",
+        marker="*" if role is PolicyRole.ORACLE else _MARKERS[index % len(_MARKERS)],
+        markersize=9 if loud or role is PolicyRole.ORACLE else 6,
+        markerfacecolor="none" if role is PolicyRole.ORACLE else colour,
+        linestyle="--" if role is PolicyRole.ORACLE else "-",
         linewidth=2 if loud else 1.1,
         label=_named(name, role) or "_",  # matplotlib leaves names with an underscore out of the legend
         zorder=4 if loud else 3,
     )
 
 
-def _named(name: str, role: Role) -> str:
-    return oracle_name(name) if role is Role.ORACLE else name
+def _named(name: str, role: PolicyRole) -> str:
+    return oracle_name(name) if role is PolicyRole.ORACLE else name
 
 
 def kl_histogram(labels: Sequence[Sensitivity]) -> Draw:
@@ -228,7 +228,7 @@ def _histogram(axes: Axes, kl: npt.NDArray[np.float64], differs: npt.NDArray[np.
 def spending(evaluation: Evaluation, split: str) -> Draw:
     """Share of steps at high precision over the tenths of an episode, for learned policies and oracles."""
     index = {name: i for i, (name, _) in enumerate(_ordered(evaluation, split))}
-    rows = {row.policy: row for row in evaluation.table(split) if row.role in (Role.LEARNED, Role.ORACLE)}
+    rows = {row.policy: row for row in evaluation.table(split) if row.role in (PolicyRole.LEARNED, PolicyRole.ORACLE)}
 
     def draw(figure: Figure, palette: Palette) -> None:
         axes = figure.add_subplot()
@@ -245,7 +245,7 @@ def spending(evaluation: Evaluation, split: str) -> Draw:
                 color=palette[f"series{index[row.family] % _SERIES}"],
                 marker=_MARKERS[place % len(_MARKERS)],
                 markersize=5,
-                linestyle="--" if row.role is Role.ORACLE else "-",
+                linestyle="--" if row.role is PolicyRole.ORACLE else "-",
                 linewidth=1.8,
                 label=_named(spent.policy, row.role),
             )

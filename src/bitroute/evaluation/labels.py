@@ -43,7 +43,7 @@ class LabelSummary:
     verbs: tuple[VerbSensitivity, ...]
 
 
-def summarise(labels: Sequence[Sensitivity], action_kind: Callable[[str], str] = first_word) -> LabelSummary:
+def summarise_labels(labels: Sequence[Sensitivity], action_kind: Callable[[str], str] = first_word) -> LabelSummary:
     """Summarise labels, grouped by `action_kind`; verbs come by their part of all KL, largest first. Raises ValueError when
     there are none.
     """

@@ -13,9 +13,9 @@ from typing import Any
 
 from bitroute.episode import Episode, Sensitivity, first_word
 from bitroute.errors import ConfigError, DataError
-from bitroute.evaluation.document import document
-from bitroute.evaluation.labels import summarise
-from bitroute.evaluation.results import Evaluation, Role
+from bitroute.evaluation.document import report_document
+from bitroute.evaluation.labels import summarise_labels
+from bitroute.evaluation.results import Evaluation, PolicyRole
 from bitroute.evaluation.tables import conclusions, p_against, p_value, percent, percent_interval
 from bitroute.store.files import write_atomic
 
@@ -53,9 +53,9 @@ def write_report(
     if not results:
         raise DataError("a report needs at least one evaluation")
     meta = dict(meta or {})
-    labels = summarise(sensitivity_labels, action_kind) if sensitivity_labels else None
+    labels = summarise_labels(sensitivity_labels, action_kind) if sensitivity_labels else None
     try:
-        text = json.dumps(document(results, labels, meta), indent=1, allow_nan=False) + "\n"
+        text = json.dumps(report_document(results, labels, meta), indent=1, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise DataError(f"report meta cannot be stored as JSON: {error}") from error
     drawn: list[_Figure] = []
@@ -114,7 +114,7 @@ def _section(index: int, evaluation: Evaluation, drawn: list[_Figure]) -> dict[s
 
 def _split(name: str, evaluation: Evaluation, split: str, drawn: list[_Figure]) -> dict[str, Any]:
     high, low = evaluation.reference, evaluation.low
-    routed = [row for row in evaluation.table(split) if row.role in (Role.LEARNED, Role.ORACLE)]
+    routed = [row for row in evaluation.table(split) if row.role in (PolicyRole.LEARNED, PolicyRole.ORACLE)]
     found = [
         _draw(
             f"pareto-{name}",

@@ -13,7 +13,7 @@ ALL_KINDS = "all"
 BUDGET_TOLERANCE = 0.02
 
 
-class Role(StrEnum):
+class PolicyRole(StrEnum):
     """What a policy is in a comparison: how it is drawn, and whether it is compared with the others at equal share."""
 
     FIXED = "fixed"  # always one variant
@@ -23,7 +23,7 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PolicyRun:
     """One policy's episodes under one router seed; read once, so that `read_traces(path)` can be given.
 
     `family` joins the points of one method at several shares into a curve (random 0.25, random 0.5 ...), the policy's own name
@@ -33,7 +33,7 @@ class Run:
     policy: str
     seed: int
     episodes: Iterable[Episode]
-    role: Role = Role.BASELINE
+    role: PolicyRole = PolicyRole.BASELINE
     family: str = ""
     budget: float | None = None
 
@@ -55,7 +55,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One policy on one split, over all kinds of task (`kind` is "all") or one of them.
 
     `success` is a share of tasks, `share` K (mean over episodes of the share of steps at the highest variant), `cost` the mean
@@ -67,7 +67,7 @@ class Row:
     kind: str
     policy: str
     family: str
-    role: Role
+    role: PolicyRole
     budget: float | None
     seeds: tuple[int, ...]
     n: int
@@ -139,7 +139,7 @@ class Evaluation:
     cost_unit: str
     resamples: int
     seed: int
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     equal_share: tuple[EqualShare, ...]
     spending: tuple[Spending, ...]
 
@@ -147,7 +147,7 @@ class Evaluation:
         """The splits, in the order in which they were met."""
         return list(dict.fromkeys(row.split for row in self.rows))
 
-    def table(self, split: str, kind: str = ALL_KINDS) -> list[Row]:
+    def table(self, split: str, kind: str = ALL_KINDS) -> list[TableRow]:
         """The rows of one split and kind, in the order of the policies."""
         return [row for row in self.rows if (row.split, row.kind) == (split, kind)]
 
@@ -155,9 +155,9 @@ class Evaluation:
         """The kinds of task of a split, sorted."""
         return sorted({row.kind for row in self.rows if row.split == split and row.kind != ALL_KINDS})
 
-    def curves(self, split: str) -> dict[str, list[Row]]:
+    def curves(self, split: str) -> dict[str, list[TableRow]]:
         """Success against share: each family's rows over all kinds, sorted by realised share."""
-        families: dict[str, list[Row]] = {}
+        families: dict[str, list[TableRow]] = {}
         for row in self.table(split):
             families.setdefault(row.family, []).append(row)
         return {name: sorted(rows, key=lambda row: row.share.value) for name, rows in families.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bitroute.evaluation.results import ALL_KINDS, EqualShare, Evaluation, Role, Row
+from bitroute.evaluation.results import ALL_KINDS, EqualShare, Evaluation, PolicyRole, TableRow
 from bitroute.evaluation.statistics import Estimate
 
 SIGNIFICANT = 0.05
@@ -34,7 +34,7 @@ def p_value(p: float | None) -> str:
     return "<.001" if p < 0.001 else f"{p:.3f}"
 
 
-def p_against(row: Row, reference: str) -> float | None:
+def p_against(row: TableRow, reference: str) -> float | None:
     """The Holm-corrected p-value of a row against a reference; None against itself."""
     return next((c.p_holm for c in row.against if c.reference == reference), None)
 
@@ -60,7 +60,7 @@ def text_table(evaluation: Evaluation, split: str, kind: str = ALL_KINDS) -> str
     """One table: a line for every policy on one split, over all kinds of task or one."""
     lines = [
         (
-            oracle_name(row.policy) if row.role is Role.ORACLE else row.policy,
+            oracle_name(row.policy) if row.role is PolicyRole.ORACLE else row.policy,
             str(row.n),
             percent_interval(row.success),
             percent(row.share.value),
@@ -74,7 +74,7 @@ def text_table(evaluation: Evaluation, split: str, kind: str = ALL_KINDS) -> str
     return align(_HEADINGS, lines)
 
 
-def summary(evaluation: Evaluation) -> str:
+def summary_table(evaluation: Evaluation) -> str:
     """All splits for a terminal: the table over all kinds, then the sentences."""
     parts = []
     for split in evaluation.splits():
@@ -102,7 +102,7 @@ def conclusions(evaluation: Evaluation, split: str) -> list[str]:
         f"{verdict}."
     ]
     for row in rows.values():
-        if row.role is Role.LEARNED:
+        if row.role is PolicyRole.LEARNED:
             said.append(_achievement(row, evaluation))
             against = [e for e in evaluation.equal_share if (e.split, e.policy) == (split, row.policy)]
             if against:
@@ -110,7 +110,7 @@ def conclusions(evaluation: Evaluation, split: str) -> list[str]:
     return said
 
 
-def _achievement(row: Row, evaluation: Evaluation) -> str:
+def _achievement(row: TableRow, evaluation: Evaluation) -> str:
     text = f"{row.policy} solved {percent_interval(row.success)} % with {percent(row.share.value)} % of steps at high precision"
     if row.success_sd is not None:
         text += f" (mean of {len(row.seeds)} seeds, sd {percent(row.success_sd)} points)"
@@ -125,7 +125,7 @@ def _achievement(row: Row, evaluation: Evaluation) -> str:
     return text + "."
 
 
-def _comparison(row: Row, against: Sequence[EqualShare]) -> str:
+def _comparison(row: TableRow, against: Sequence[EqualShare]) -> str:
     groups: dict[str, list[str]] = {"beats": [], "cannot be told from": [], "falls behind": []}
     for e in against:
         verdict = "cannot be told from" if e.p_holm >= SIGNIFICANT else "beats" if e.difference.value > 0 else "falls behind"

@@ -25,7 +25,7 @@ from bitroute.nn.checkpoint import load_model
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.rollout.host import calibration_batches, load_player
 from bitroute.rollout.workers import Hosting, Job, Workers, workers
-from bitroute.routers.encoder.dataset import Reader
+from bitroute.routers.encoder.dataset import TextReader
 from bitroute.store.runs import RunDirectory
 
 
@@ -41,7 +41,7 @@ class Experiment:
     suite: Suite
     ladder: tuple[str, ...]
     model: str
-    reader: Reader
+    reader: TextReader
     backbone: Path | None
 
     @property
@@ -87,7 +87,7 @@ def opened(config: ExperimentConfig, directory: RunDirectory, pool: Workers) -> 
         suite=suite,
         ladder=spec.ladder,
         model=identity(spec.model),
-        reader=Reader(Tokenizer.load(spec.model)),
+        reader=TextReader(Tokenizer.load(spec.model)),
         backbone=find_model(config.backbone, suite) if config.backbone else None,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bitroute.evaluation.results import Evaluation
 from bitroute.experiment.experiment import Experiment
-from bitroute.experiment.report import evaluate_policies, report
+from bitroute.experiment.report import evaluate_policies, write_run_report
 from bitroute.experiment.stages import train_routers
 
 
@@ -12,5 +12,5 @@ def run_method(run: Experiment) -> list[Evaluation]:
     """Every stage up to the report; those that are done are read. Returns what was compared, one entry a split."""
     train_routers(run)
     results = evaluate_policies(run)
-    report(run, results)
+    write_run_report(run, results)
     return results

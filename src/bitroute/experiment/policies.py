@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from bitroute.envs.suite import Role as SplitRole
+from bitroute.envs.suite import Role
 from bitroute.episode import Episode
-from bitroute.evaluation.results import Role
+from bitroute.evaluation.results import PolicyRole
 from bitroute.experiment.experiment import Experiment
 from bitroute.experiment.stages import inputs_of, router_path
 from bitroute.routers.calibrated import Calibrated, save_calibration
@@ -19,34 +19,34 @@ LOGGED: Final = 128  # tasks whose scores show where to search for thresholds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class PolicyRow:
     """A row of the table: how a worker builds the router, and at which threshold."""
 
     name: str
     family: str
     router: str
-    role: Role
+    role: PolicyRole
     seed: int = 0
     budget: float | None = None
     threshold: float | None = None
 
 
-def policies(run: Experiment) -> list[Policy]:
+def policies(run: Experiment) -> list[PolicyRow]:
     """Every policy of the table, calibrated: the thresholds of all budgets, found by playing the validation split."""
     found = [
-        Policy(name="all-high", family="all-high", router="always:high", role=Role.FIXED),
-        Policy(name="all-low", family="all-low", router="always:low", role=Role.FIXED),
+        PolicyRow(name="all-high", family="all-high", router="always:high", role=PolicyRole.FIXED),
+        PolicyRow(name="all-low", family="all-low", router="always:low", role=PolicyRole.FIXED),
     ]
     if "repetition" in run.config.baselines:  # it spends what it spends
-        found.append(Policy(name="repetition", family="repetition", router="repetition", role=Role.BASELINE))
+        found.append(PolicyRow(name="repetition", family="repetition", router="repetition", role=PolicyRole.BASELINE))
     for budget in run.config.budgets:
         for rule in ("random", "periodic"):
             if rule in run.config.baselines:
                 name, router = f"{rule}@{budget:g}", f"{rule}:{budget}"
-                found.append(Policy(name=name, family=rule, router=router, role=Role.BASELINE, budget=budget))
+                found.append(PolicyRow(name=name, family=rule, router=router, role=PolicyRole.BASELINE, budget=budget))
     for policy in scored(run):
         rows = [calibrated(run, policy, budget) for budget in run.config.budgets]
-        if policy.role is Role.LEARNED:
+        if policy.role is PolicyRole.LEARNED:
             save_calibration(Path(policy.router), rows)
         found += [
             replace(policy, name=f"{policy.name}@{row.budget:g}", budget=row.budget, threshold=row.threshold) for row in rows
@@ -54,36 +54,36 @@ def policies(run: Experiment) -> list[Policy]:
     return found
 
 
-def scored(run: Experiment) -> list[Policy]:
+def scored(run: Experiment) -> list[PolicyRow]:
     """The policies that score steps, and so need thresholds."""
     rules = {
-        "uncertainty": ("uncertainty:entropy", Role.BASELINE),
-        "past-uncertainty": ("uncertainty:past-entropy", Role.BASELINE),
-        "signals": (str(router_path(run, "signals.json")), Role.LEARNED),
-        "oracle": ("oracle", Role.ORACLE),
+        "uncertainty": ("uncertainty:entropy", PolicyRole.BASELINE),
+        "past-uncertainty": ("uncertainty:past-entropy", PolicyRole.BASELINE),
+        "signals": (str(router_path(run, "signals.json")), PolicyRole.LEARNED),
+        "oracle": ("oracle", PolicyRole.ORACLE),
     }
     learned = [f"dmr{inputs}" for inputs in inputs_of(run)]
     if run.config.ablations:
         learned += [*(f"kl-st{inputs}" for inputs in inputs_of(run)), "grpo"]
     return [
-        Policy(name=name, family=name, router=router, role=role)
+        PolicyRow(name=name, family=name, router=router, role=role)
         for name, (router, role) in rules.items()
         if name in run.config.baselines
     ] + [
-        Policy(name=name, family=name, router=str(router_path(run, f"{name}-{seed}")), role=Role.LEARNED, seed=seed)
+        PolicyRow(name=name, family=name, router=str(router_path(run, f"{name}-{seed}")), role=PolicyRole.LEARNED, seed=seed)
         for name in learned
         for seed in run.config.seeds
     ]
 
 
-def calibrated(run: Experiment, policy: Policy, budget: float) -> Calibrated:
+def calibrated(run: Experiment, policy: PolicyRow, budget: float) -> Calibrated:
     """The threshold at which `policy` spends `budget` on the validation split."""
     name = f"thresholds/{policy.name}-{policy.seed}@{budget:g}"
     stored = run.directory.stored(name)
     if stored is None:
 
         def play(tasks: int, threshold: float, title: str) -> Sequence[Episode]:
-            job = run.job(run.split(SplitRole.VALIDATION), tasks, policy.router, policy.name, threshold=threshold)
+            job = run.job(run.split(Role.VALIDATION), tasks, policy.router, policy.name, threshold=threshold)
             return run.pool.play([job], title)[0]
 
         tasks = run.config.calibration_tasks

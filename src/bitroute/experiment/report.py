@@ -9,9 +9,9 @@ from bitroute.cost import CostModel, Rates
 from bitroute.episode import Episode
 from bitroute.evaluation.evaluate import evaluate
 from bitroute.evaluation.report import write_report
-from bitroute.evaluation.results import Evaluation, Run
+from bitroute.evaluation.results import Evaluation, PolicyRun
 from bitroute.experiment.experiment import Experiment
-from bitroute.experiment.policies import Policy, policies
+from bitroute.experiment.policies import PolicyRow, policies
 from bitroute.store.traces import read_traces
 
 
@@ -23,7 +23,7 @@ def evaluate_policies(run: Experiment) -> list[Evaluation]:
     cost = CostModel(unit="calls of the high variant", variants=rates)
     return [
         evaluate(
-            [played for policy in rows for played in play(run, split, count, policy)],
+            [played for policy in rows for played in play_policy(run, split, count, policy)],
             environment=run.suite.title,
             ladder=run.ladder,
             cost=cost,
@@ -42,17 +42,17 @@ def evaluated(run: Experiment) -> dict[str, int]:
     return stored
 
 
-def play(run: Experiment, split: str, count: int, policy: Policy) -> list[Run]:
+def play_policy(run: Experiment, split: str, count: int, policy: PolicyRow) -> list[PolicyRun]:
     """One policy's runs on a split. Rules that draw at random have seeds too: as many as the trained routers."""
     runs = []
     for seed in run.config.seeds if policy.family == "random" else (policy.seed,):
         job = run.job(split, count, policy.router, policy.name, threshold=policy.threshold, seeds=(seed,))
         episodes = run.record(f"{split}/{policy.name}-{seed}", job)
-        runs.append(Run(policy.name, seed, episodes, policy.role, policy.family, policy.budget))
+        runs.append(PolicyRun(policy.name, seed, episodes, policy.role, policy.family, policy.budget))
     return runs
 
 
-def report(run: Experiment, results: Sequence[Evaluation]) -> None:
+def write_run_report(run: Experiment, results: Sequence[Evaluation]) -> None:
     """Write report.html, report.json and the figures into the run's directory."""
     labels = [
         step.sensitivity
@@ -63,10 +63,10 @@ def report(run: Experiment, results: Sequence[Evaluation]) -> None:
     ]
     provenance = json.loads((run.path / "provenance.json").read_text())
     meta = {"title": f"bitroute on {run.suite.title}"} | provenance | run.config.model_dump(mode="json")
-    write_report(run.path, results, labels, example(run), meta, run.suite.action_kind)
+    write_report(run.path, results, labels, example_episode(run), meta, run.suite.action_kind)
 
 
-def example(run: Experiment) -> list[Episode]:
+def example_episode(run: Experiment) -> list[Episode]:
     """An episode of the first evaluated split that low lost and the router won, played again with labels; or the first one."""
     split = next(iter(run.config.splits))
     budget = max(run.config.budgets)

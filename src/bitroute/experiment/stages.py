@@ -25,7 +25,7 @@ from bitroute.nn.decoder import Decoder
 from bitroute.routers.encoder.dataset import read_episode
 from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
 from bitroute.routers.encoder.router import EncoderRouter, load_encoder
-from bitroute.routers.signals import SignalsRouter, features, fit
+from bitroute.routers.signals import SignalsRouter, features, fit_signals
 from bitroute.routers.views import views_of
 from bitroute.training.calibration import recentre
 from bitroute.training.grpo import train_grpo
@@ -39,13 +39,13 @@ def train_routers(run: Experiment) -> None:
     """Everything up to trained routers: they stand in routers/, their curves beside them."""
     first, holdout = label_mixture(run)
     tau, own = choose_tau(run, first, holdout)
-    second = label(run, "labels-2", run.split(Role.TRAIN), run.config.label_tasks, [own], start=run.config.label_tasks)
+    second = label_tasks(run, "labels-2", run.split(Role.TRAIN), run.config.label_tasks, [own], start=run.config.label_tasks)
     data = labelled(run, [*first, *second])
     for seed, inputs in product(run.config.seeds, inputs_of(run)):
         train_kl_st(run, seed, inputs, data, holdout, tau)
     train_signals(run, [*first, *second], tau)
     for seed, inputs in product(run.config.seeds, inputs_of(run)):
-        reinforce(run, f"dmr{inputs}-{seed}", seed, load_router(run, f"kl-st{inputs}-{seed}"))
+        reinforce(run, f"dmr{inputs}-{seed}", seed, load_trained(run, f"kl-st{inputs}-{seed}"))
     if run.config.ablations:
         budget = max(run.config.budgets)
         for seed in run.config.seeds:
@@ -56,7 +56,7 @@ def train_routers(run: Experiment) -> None:
 # Labels
 
 
-def label(run: Experiment, name: str, split: str, tasks: int, policies: Sequence[str], start: int = 0) -> list[Episode]:
+def label_tasks(run: Experiment, name: str, split: str, tasks: int, policies: Sequence[str], start: int = 0) -> list[Episode]:
     """Labelled episodes of `tasks` tasks of a split, shared out among `policies`; they stay in traces/`name`-N.jsonl."""
     episodes: list[Episode] = []
     cuts = [start + round(i * tasks / len(policies)) for i in range(len(policies) + 1)]
@@ -68,8 +68,8 @@ def label(run: Experiment, name: str, split: str, tasks: int, policies: Sequence
 
 def label_mixture(run: Experiment) -> tuple[list[Episode], list[LabelledTrajectory]]:
     """The first round: labelled episodes of mixed policies to learn from, and held-out ones to choose by."""
-    first = label(run, "labels-1", run.split(Role.TRAIN), run.config.label_tasks, MIXTURE)
-    held = label(run, "labels-holdout", run.split(Role.VALIDATION), run.config.holdout_tasks, MIXTURE[:3])
+    first = label_tasks(run, "labels-1", run.split(Role.TRAIN), run.config.label_tasks, MIXTURE)
+    held = label_tasks(run, "labels-holdout", run.split(Role.VALIDATION), run.config.holdout_tasks, MIXTURE[:3])
     return first, labelled(run, held)
 
 
@@ -131,7 +131,7 @@ def train_signals(run: Experiment, episodes: Sequence[Episode], tau: float) -> N
         failures = run.suite.failures
         rows = np.array([features(view, run.ladder[-1], failures=failures) for e in played for view in views_of(e)])
         sensitive = [s.sensitivity.kl_sum >= tau for e in played for s in e.steps if s.sensitivity]
-        fitted = fit(rows, sensitive, run.ladder, run.model, failures=failures)
+        fitted = fit_signals(rows, sensitive, run.ladder, run.model, failures=failures)
         SignalsRouter(fitted).save(router_path(run, "signals.json"))
         run.directory.keep("signals", {"steps": float(len(sensitive)), "sensitive": float(np.mean(sensitive))})
 
@@ -203,7 +203,7 @@ def as_router(run: Experiment, network: EncoderNetwork, threshold: float = 0.0) 
     return EncoderRouter(network, run.reader.tokenizer, run.ladder, threshold, model=run.model)
 
 
-def load_router(run: Experiment, name: str) -> EncoderRouter:
+def load_trained(run: Experiment, name: str) -> EncoderRouter:
     """An encoder that this run saved."""
     return load_encoder(router_path(run, name), model=run.model, variants=run.ladder)
 

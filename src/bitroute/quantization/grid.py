@@ -27,7 +27,7 @@ class Grid:
         return (1 << self.bits) - 1
 
 
-def fit(weight: torch.Tensor, bits: int, group: int) -> Grid:
+def fit_grid(weight: torch.Tensor, bits: int, group: int) -> Grid:
     """The min-max grid of each group of `weight` [outputs, inputs].
 
     Raises ValueError when inputs is no multiple of `group` or when a weight or a group's range leaves float16.

@@ -38,7 +38,7 @@ def quantized_linears(model: nn.Module) -> dict[str, QuantizedLinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
 
 
-def share(model: M) -> M:
+def share_weights(model: M) -> M:
     """A copy of `model` with modules of its own on the same tensors, frozen and in eval mode.
 
     Replacing a layer or casting the copy leaves the original alone; writing into a tensor in place does not.
@@ -63,7 +63,7 @@ def slice_model(model: M, bits: int) -> M:
 
     Raises CapabilityError when the planes of `model` do not end there.
     """
-    sliced = share(model)
+    sliced = share_weights(model)
     replace(sliced, {name: layer.slice(bits) for name, layer in quantized_linears(sliced).items()})
     return sliced
 

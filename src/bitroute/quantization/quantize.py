@@ -13,14 +13,14 @@ from tqdm import tqdm
 
 from bitroute.errors import ConfigError, DataError
 from bitroute.quantization.gptq import Hessian, gptq
-from bitroute.quantization.grid import encode, fit
+from bitroute.quantization.grid import encode, fit_grid
 from bitroute.quantization.linear import QuantizedLinear
-from bitroute.quantization.model import M, block_linears, replace, share
+from bitroute.quantization.model import M, block_linears, replace, share_weights
 from bitroute.quantization.scheme import Scheme
 
 
 @dataclass(frozen=True)  # slots and a subscripted generic do not go together before Python 3.12
-class Calibration(Generic[M]):
+class CalibrationBatches(Generic[M]):
     """Inputs to calibrate on, and how to run a model on one: `run(model, batch)`; its result is ignored.
 
     Every position of a batch counts, so batches hold no padding. `source` says in a few words where they come from.
@@ -31,14 +31,14 @@ class Calibration(Generic[M]):
     source: str
 
 
-def quantize_model(model: M, scheme: Scheme, calibration: Calibration[M] | None = None) -> M:
+def quantize_model(model: M, scheme: Scheme, calibration: CalibrationBatches[M] | None = None) -> M:
     """A variant of `model`: its block layers in `scheme`, everything else shared with it. `model` itself stays as it was.
 
     GPTQ goes front to back: a layer is calibrated on what reaches it through the layers that are already quantized; layers that
     read the same input (queries, keys, values) are done together. Raises ConfigError when GPTQ has no calibration or a layer
     does not divide into groups, DataError when a layer's weights or activations are not finite or calibration misses it.
     """
-    variant = share(model)
+    variant = share_weights(model)
     linears = block_linears(variant)
     for name, linear in linears.items():
         if linear.in_features % scheme.group:
@@ -58,14 +58,14 @@ def quantize_model(model: M, scheme: Scheme, calibration: Calibration[M] | None 
 
 def _quantized(name: str, linear: nn.Linear, scheme: Scheme, hessian: Hessian | None) -> QuantizedLinear:
     try:
-        grid = fit(linear.weight, scheme.bits, scheme.group)
+        grid = fit_grid(linear.weight, scheme.bits, scheme.group)
         codes = encode(linear.weight, grid) if hessian is None else gptq(linear.weight, grid, hessian.matrix)
     except ValueError as error:
         raise DataError(f"{name}: {error}") from error
     return QuantizedLinear.from_codes(codes, grid, scheme.widths, linear.bias)
 
 
-def _stages(variant: M, linears: dict[str, nn.Linear], calibration: Calibration[M]) -> list[list[str]]:
+def _stages(variant: M, linears: dict[str, nn.Linear], calibration: CalibrationBatches[M]) -> list[list[str]]:
     """Layers that are fed the same tensor, in the order in which a forward pass comes to them."""
     stages: dict[int, list[str]] = {}
     alive: list[Tensor] = []  # a freed tensor's id could come back
@@ -91,7 +91,7 @@ class _Arrived(Exception):  # noqa: N818  (not an error: it ends a forward pass 
     pass
 
 
-def _moments(variant: M, linear: nn.Linear, calibration: Calibration[M]) -> Hessian:
+def _moments(variant: M, linear: nn.Linear, calibration: CalibrationBatches[M]) -> Hessian:
     """Second moments of the input of `linear` over all batches; each forward pass ends there."""
     hessian = Hessian(linear.in_features, linear.weight.device)
 

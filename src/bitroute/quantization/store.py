@@ -19,7 +19,7 @@ from bitroute.errors import CapabilityError, ConfigError, DataError
 from bitroute.nn.fingerprint import fingerprint
 from bitroute.quantization.grid import Grid
 from bitroute.quantization.linear import QuantizedLinear
-from bitroute.quantization.model import M, block_linears, quantized_linears, replace, share
+from bitroute.quantization.model import M, block_linears, quantized_linears, replace, share_weights
 from bitroute.quantization.scheme import Scheme, top_planes
 from bitroute.store.files import write_atomic
 
@@ -78,7 +78,7 @@ def load_variant(path: Path, base: M, bits: int | None = None, *, model: str | N
             widths = top_planes(info.scheme.widths, info.scheme.bits if bits is None else bits)
         except CapabilityError as error:
             raise CapabilityError(f"{path}: {error}") from error
-        variant = share(base)
+        variant = share_weights(base)
         linears = block_linears(variant)
         replace(variant, {name: reader.layer(name, linear, widths) for name, linear in linears.items()})
     return variant

@@ -126,7 +126,7 @@ def _chosen(running: Running, rate: float) -> bool:
     return random.Random(f"{running.task.id}|{running.seed}|{len(running.steps)}|branch").random() < rate
 
 
-def summarise(found: Sequence[Branch]) -> BranchSummary:
+def summarise_branches(found: Sequence[Branch]) -> BranchSummary:
     """The gain of high and how well label and score tell where it is. Branches that broke are counted and left out."""
     whole = [b for b in found if b.failure is None]
     gains = np.array([float(b.high) - float(b.low) for b in whole])

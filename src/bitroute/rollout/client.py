@@ -22,7 +22,7 @@ EPISODE: Final = "x-bitroute-episode"  # the gateway's header that names the epi
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StepAnswer:
     """One step as the client saw it: what it told, the action, the answer's `model` and its `x-bitroute-` headers."""
 
     message: str
@@ -32,18 +32,18 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class PlayedEpisode:
     """An episode. `session` is the id that the client chose; `failure` is what broke, else None."""
 
     task: Task
     session: str
-    answers: tuple[Answer, ...]
+    answers: tuple[StepAnswer, ...]
     success: bool
     failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class SuiteClient:
     """How episodes are played. `model` is what is asked for: `auto`, a variant, or whatever the server calls its model.
 
     With `constrained` every answer is limited to the admissible commands by llama.cpp's `grammar` field, an extra of that
@@ -57,7 +57,7 @@ class Client:
     max_steps: int = 30
     constrained: bool = False
 
-    async def play(self, task: Task, session: str) -> Played:
+    async def play(self, task: Task, session: str) -> PlayedEpisode:
         """Play one episode in the session of that id, and report its outcome where the endpoint names episodes.
 
         What goes wrong at the endpoint ends the episode and is told in `failure`; nothing is raised.
@@ -65,7 +65,7 @@ class Client:
         environment = self.suite.environment()
         opening = observation = environment.reset(task)
         history: list[ChatCompletionMessageParam] = []
-        answers: list[Answer] = []
+        answers: list[StepAnswer] = []
         success, done = False, False
         try:
             while not done and len(answers) < self.max_steps:
@@ -79,17 +79,17 @@ class Client:
                 success = success or transition.success
             await self._report(answers, success)
         except OpenAIError as error:
-            return Played(task, session, tuple(answers), success, f"{type(error).__name__}: {error}")
-        return Played(task, session, tuple(answers), success)
+            return PlayedEpisode(task, session, tuple(answers), success, f"{type(error).__name__}: {error}")
+        return PlayedEpisode(task, session, tuple(answers), success)
 
-    async def play_all(self, tasks: Sequence[Task], parallel: int = 4, run: str = "run") -> list[Played]:
+    async def play_all(self, tasks: Sequence[Task], parallel: int = 4, run: str = "run") -> list[PlayedEpisode]:
         """Play an episode of each task, `parallel` at a time, in the order of `tasks`; session ids begin with `run`.
 
         The client is deterministic: equal answers give equal episodes, however many are played side by side.
         """
         turns = asyncio.Semaphore(parallel)
 
-        async def one(task: Task) -> Played:
+        async def one(task: Task) -> PlayedEpisode:
             async with turns:
                 return await self.play(task, f"{run}-{task.id}")
 
@@ -97,7 +97,7 @@ class Client:
 
     async def _ask(
         self, message: str, history: Sequence[ChatCompletionMessageParam], session: str, admissible: Sequence[str]
-    ) -> Answer:
+    ) -> StepAnswer:
         extra: dict[str, Any] = {"grammar": grammar(admissible)} if self.constrained else {}
         raw = await self.api.chat.completions.with_raw_response.create(
             model=self.model,
@@ -109,9 +109,9 @@ class Client:
         )
         completion = raw.parse()
         headers = {name: value for name, value in raw.headers.items() if name.startswith("x-bitroute-")}
-        return Answer(message, completion.choices[0].message.content or "", completion.model, headers)
+        return StepAnswer(message, completion.choices[0].message.content or "", completion.model, headers)
 
-    async def _report(self, answers: Sequence[Answer], success: bool) -> None:
+    async def _report(self, answers: Sequence[StepAnswer], success: bool) -> None:
         if episode := answers[-1].headers.get(EPISODE):
             body = {"success": success, "reward": float(success)}
             await self.api.post(f"/episodes/{episode}/outcome", body=body, cast_to=object)

@@ -13,7 +13,7 @@ from bitroute.errors import CapabilityError, ConfigError
 from bitroute.routers.router import Reads, Router, draw
 
 
-def share(value: float) -> float:
+def checked_share(value: float) -> float:
     """`value`, or ConfigError when it is no share."""
     if not 0.0 <= value <= 1.0:
         raise ConfigError(f"share {value} is outside 0..1")
@@ -41,7 +41,7 @@ class Random(Router):
     reads = Reads.NOTHING
 
     def __init__(self, variants: Sequence[str], p: float) -> None:
-        self.variants, self.p, self.name = tuple(variants), share(p), f"random({p:g})"
+        self.variants, self.p, self.name = tuple(variants), checked_share(p), f"random({p:g})"
 
     @property
     def draws(self) -> bool:
@@ -60,7 +60,11 @@ class Periodic(Router):
     reads = Reads.NOTHING
 
     def __init__(self, variants: Sequence[str], p: float) -> None:
-        self.variants, self.p, self.name = tuple(variants), Fraction(share(p)).limit_denominator(1000), f"periodic({p:g})"
+        self.variants, self.p, self.name = (
+            tuple(variants),
+            Fraction(checked_share(p)).limit_denominator(1000),
+            f"periodic({p:g})",
+        )
 
     def begin(self, seed: int) -> Fraction:
         """A phase, so that episodes do not all spend on the same steps."""

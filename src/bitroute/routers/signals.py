@@ -175,7 +175,7 @@ class SignalsModel(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         return fitted
 
 
-def fit(
+def fit_signals(
     rows: Floats,
     labels: npt.ArrayLike,
     variants: Sequence[str],

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from bitroute.episode import Episode
 from bitroute.errors import ConfigError, DataError
 from bitroute.rollout.workers import Job, Workers
-from bitroute.routers.encoder.dataset import Reader, Trajectory, read_episode, trajectory_logits
+from bitroute.routers.encoder.dataset import TextReader, Trajectory, read_episode, trajectory_logits
 from bitroute.routers.encoder.network import EncoderNetwork, unique
 from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.store.files import write_atomic
@@ -42,7 +42,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampledEpisode:
     """One sampled episode, ready to learn from. `rungs` and `propensities` are the decisions and their probabilities, per
     step.
     """
@@ -123,7 +123,7 @@ def train_grpo(
     the file is of another recipe, DataError when it is damaged.
     """
     network, variants, thresholds = router.network, router.variants, router.thresholds
-    reader = Reader(router.reader.tokenizer)  # it remembers texts: the same tasks are played again and again
+    reader = TextReader(router.reader.tokenizer)  # it remembers texts: the same tasks are played again and again
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.0)
     scale = recipe.tasks * recipe.group * reference_steps
@@ -152,8 +152,8 @@ def train_grpo(
 
 
 def learnable(
-    episodes: Sequence[Episode], reader: Reader, variants: Sequence[str], reference_steps: float, recipe: GrpoRecipe
-) -> tuple[list[Sample], int, int]:
+    episodes: Sequence[Episode], reader: TextReader, variants: Sequence[str], reference_steps: float, recipe: GrpoRecipe
+) -> tuple[list[SampledEpisode], int, int]:
     """What can be learnt from, the number of groups, and how many of them were skipped: rewards alike teach nothing.
 
     Episodes that broke are left out: their outcome is not the router's doing.
@@ -162,7 +162,7 @@ def learnable(
     for episode in episodes:
         if episode.failure is None:
             groups[episode.task_id].append(episode)
-    samples: list[Sample] = []
+    samples: list[SampledEpisode] = []
     skipped = 0
     for group in groups.values():
         values = rewards(group, variants, reference_steps, recipe)
@@ -172,7 +172,7 @@ def learnable(
         for episode, advantage in zip(group, advantages(values, recipe.normalise), strict=True):
             rungs = [variants.index(s.decision.variant) for s in episode.steps]
             chances = [s.decision.propensity for s in episode.steps]
-            samples.append(Sample(read_episode(reader, episode, variants[-1]), rungs, chances, float(advantage)))
+            samples.append(SampledEpisode(read_episode(reader, episode, variants[-1]), rungs, chances, float(advantage)))
     return samples, len(groups), skipped
 
 
@@ -180,7 +180,7 @@ def learn(
     network: EncoderNetwork,
     frozen: EncoderNetwork,
     optimizer: torch.optim.Optimizer,
-    samples: Sequence[Sample],
+    samples: Sequence[SampledEpisode],
     thresholds: Sequence[float],
     scale: float,
     recipe: GrpoRecipe,

@@ -44,7 +44,7 @@ def agent_config() -> DecoderConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class LanguageModelRecipe:
     """What decides the trained weights, besides the data. Learning rates are the plateau's."""
 
     tokens: int = 20_000_000  # training tokens in all, padding not counted
@@ -73,7 +73,7 @@ class Progress:
     seconds: float = 0.0
 
 
-def batches(sequences: list[WeightedSequence], recipe: Recipe, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(sequences: list[WeightedSequence], recipe: LanguageModelRecipe, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The pool as padded batches (tokens [b, t], weights [b, t]) of about equal length each, in random order."""
     pool = sorted(sequences, key=lambda s: len(s.tokens))
     groups: list[list[WeightedSequence]] = [[]]
@@ -107,9 +107,9 @@ def weighted_loss(model: Decoder, tokens: Tensor, weights: Tensor) -> Tensor:
     return (losses * scale).sum() / scale.sum().clamp(min=1.0)
 
 
-def train(
+def train_language_model(
     config: DecoderConfig,
-    recipe: Recipe,
+    recipe: LanguageModelRecipe,
     source: Callable[[int], WeightedSequence],
     directory: Path,
     *,
@@ -130,7 +130,7 @@ def train(
         torch.set_num_threads(threads)
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    run = Run(directory, recipe, Decoder(config).to(device), end_token, pad_token)
+    run = LanguageModelTraining(directory, recipe, Decoder(config).to(device), end_token, pad_token)
     run.restore()
     run.model.train()
     saved = time.monotonic()
@@ -157,13 +157,13 @@ def train(
     return run.model
 
 
-class Run:
+class LanguageModelTraining:
     """A training in the making: network, optimizers, progress, and the directory that they are kept in.
 
     Muon trains the blocks' matrices, AdamW embeddings and norms.
     """
 
-    def __init__(self, directory: Path, recipe: Recipe, model: Decoder, end_token: int, pad_token: int) -> None:
+    def __init__(self, directory: Path, recipe: LanguageModelRecipe, model: Decoder, end_token: int, pad_token: int) -> None:
         self.directory, self.recipe, self.model = directory, recipe, model
         self.end_token, self.pad_token = end_token, pad_token
         self.progress = Progress()

@@ -26,11 +26,11 @@ from bitroute.errors import ConfigError, DataError
 from bitroute.nn.tokenizer import Tokenizer, train_tokenizer
 from bitroute.quantization.scheme import Scheme
 from bitroute.routers.calibrated import Calibrated, save_calibration
-from bitroute.routers.encoder.dataset import Reader, Trajectory, read_episode
+from bitroute.routers.encoder.dataset import TextReader, Trajectory, read_episode
 from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
 from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.routers.router import SavedRouter
-from bitroute.routers.signals import Floats, SignalsRouter, features, fit
+from bitroute.routers.signals import Floats, SignalsRouter, features, fit_signals
 from bitroute.routers.views import views_of
 from bitroute.store.runs import RunDirectory, digest
 from bitroute.store.traces import read_traces
@@ -55,7 +55,7 @@ class TrainingSet:
 
 
 def training_set(
-    reader: Reader, episodes: Sequence[Episode], high: str, room: int, failures: Sequence[str] = ()
+    reader: TextReader, episodes: Sequence[Episode], high: str, room: int, failures: Sequence[str] = ()
 ) -> TrainingSet:
     """Steps that were met before with the very same history (a branch's beginning, an opening played again) are read, not
     learned from again. Of an episode longer than the encoder's `room`, in its tokens, the beginning is learned. `failures` are
@@ -92,7 +92,7 @@ def _only(trajectory: Trajectory, steps: Sequence[int], room: int) -> Trajectory
     )
 
 
-def split(episodes: Sequence[Episode]) -> tuple[list[Episode], list[Episode]]:
+def split_episodes(episodes: Sequence[Episode]) -> tuple[list[Episode], list[Episode]]:
     """Training and held-out episodes: those that begin with the same message stay together, where there are enough others."""
     openings = {e.steps[0].message for e in episodes}
     alike = len(openings) < 2 * HELD
@@ -136,7 +136,9 @@ def train_recorded(
         engine = load_engine(spec, agent.end)
         labelled = label_all(engine, agent, episodes, top, out / "traces" / "labels.jsonl")
         tokenizer = router_tokenizer(model, episodes)
-        return run.once("metrics", lambda: train(labelled, tokenizer, top, spec.ladder, name, out / "routers", failures))
+        return run.once(
+            "metrics", lambda: train_on_labels(labelled, tokenizer, top, spec.ladder, name, out / "routers", failures)
+        )
 
 
 def calibration(agent: ChatAgent, episodes: Sequence[Episode]) -> tuple[list[torch.Tensor], str]:
@@ -174,7 +176,7 @@ def high_of(episodes: Sequence[Episode], given: str | None, usual: Sequence[str]
     raise ConfigError(f"the traces hold the variants {', '.join(sorted(names)) or 'none'}: say which is the high one by --high")
 
 
-def train(
+def train_on_labels(
     episodes: Sequence[Episode],
     tokenizer: Tokenizer,
     high: str,
@@ -189,9 +191,9 @@ def train(
     tau and the epoch are those that capture most of the divergence of held-out episodes at `BUDGET`. Thresholds are quantiles
     of held-out scores: nothing was played at them, so the gateway's own budget control has the last word.
     """
-    reader, config = Reader(tokenizer), encoder_config(tokenizer.vocab_size)
+    reader, config = TextReader(tokenizer), encoder_config(tokenizer.vocab_size)
     room = config.max_position_embeddings
-    data, held = (training_set(reader, part, high, room, failures) for part in split(episodes))
+    data, held = (training_set(reader, part, high, room, failures) for part in split_episodes(episodes))
     if not data.labelled or not held.labelled:
         raise DataError(f"no message fits into the {room} tokens that the router reads")
     has_signals = all(step.signals is not None for e in episodes for step in e.steps)
@@ -210,7 +212,7 @@ def train(
     scores = predict(network, held.labelled)
     encoder = EncoderRouter(network, tokenizer, ladder, float(np.quantile(scores, 1 - BUDGET)), model=model)
     _keep(encoder, out / "kl-st", scores)
-    regression = SignalsRouter(fit(data.rows, data.divergences >= tau, ladder, model, failures=failures))
+    regression = SignalsRouter(fit_signals(data.rows, data.divergences >= tau, ladder, model, failures=failures))
     logits = np.array([regression.score(row) for row in held.rows])
     _keep(regression.with_options(threshold=float(np.quantile(logits, 1 - BUDGET))), out / "signals.json", logits)
     steps = len(data.divergences) + len(held.divergences)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bitroute.gateway.auth.limits import DAY, Bucket, Spending, duration, until_midnight
+from bitroute.gateway.auth.limits import DAY, Bucket, SpendingWindow, duration, until_midnight
 
 
 def test_bucket_is_full_at_first_and_refills_by_its_limit_a_minute() -> None:
@@ -38,7 +38,7 @@ def test_bucket_gains_nothing_while_the_clock_steps_back() -> None:
 
 
 def test_spending_counts_what_is_stored_and_what_is_not() -> None:
-    spending = Spending()
+    spending = SpendingWindow()
     noon = 5.5 * DAY
     spending.charged += 2.0
     assert (spending.unstored(), spending.total(noon)) == (2.0, 2.0)
@@ -48,7 +48,7 @@ def test_spending_counts_what_is_stored_and_what_is_not() -> None:
 
 
 def test_spending_of_yesterday_is_forgotten() -> None:
-    spending = Spending()
+    spending = SpendingWindow()
     spending.charged += 3.0
     spending.learn(5, spent=3.0, added=3.0)
     assert spending.total(5.99 * DAY) == 3.0

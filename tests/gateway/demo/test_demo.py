@@ -26,7 +26,7 @@ from bitroute.envs.models import find_model
 from bitroute.errors import ConfigError, DataError
 from bitroute.gateway.core.config import GatewayConfig, Source
 from bitroute.nn.tokenizer import Tokenizer
-from bitroute.rollout.client import Client
+from bitroute.rollout.client import SuiteClient
 from support.checkpoint import write_checkpoint
 
 pytest.importorskip("gguf", reason="needs the extra serve-demo")
@@ -166,7 +166,9 @@ def test_the_recorded_answers_still_look_like_the_server_s(demo: GatewayConfig) 
 def test_episodes_are_won_by_answers_limited_to_the_admissible_commands(demo: GatewayConfig) -> None:
     async def play() -> None:
         async with AsyncOpenAI(base_url=f"{demo.variants[1].urls[0]}/v1", api_key="none") as api:
-            played = await Client(api, AlfworldSuite(), "high", constrained=True).play_all(split("validation", 4), parallel=4)
+            played = await SuiteClient(api, AlfworldSuite(), "high", constrained=True).play_all(
+                split("validation", 4), parallel=4
+            )
         assert [episode.failure for episode in played] == [None] * 4
         assert sum(episode.success for episode in played) >= 3
         for episode in played:

@@ -25,7 +25,7 @@ from bitroute.envs.models import find_model
 from bitroute.episode import View
 from bitroute.gateway.core.config import GatewayConfig, Source
 from bitroute.gateway.records.tables import episodes, open_database, steps
-from bitroute.rollout.client import Client, Played
+from bitroute.rollout.client import PlayedEpisode, SuiteClient
 from bitroute.routers.calibrated import load_calibration, threshold_for
 from bitroute.routers.encoder.router import EncoderRouter, load_encoder
 from bitroute.routers.views import views_of
@@ -219,7 +219,7 @@ def recorded(url: str, episode: str) -> dict[str, Any]:
 class Season:
     """Episodes that were played through a gateway which has stopped, and where its records are."""
 
-    played: Sequence[Played]
+    played: Sequence[PlayedEpisode]
     url: str
 
 
@@ -228,9 +228,9 @@ def season(demo: GatewayConfig, tmp_path_factory: pytest.TempPathFactory) -> Sea
     url = f"sqlite:///{tmp_path_factory.mktemp('season') / 'records.db'}"
     config = demo.model_copy(update={"records": demo.records.model_copy(update={"url": url})})
 
-    async def play(at: str) -> list[Played]:
+    async def play(at: str) -> list[PlayedEpisode]:
         async with openai.AsyncOpenAI(base_url=f"{at}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as api:
-            return await Client(api, AlfworldSuite()).play_all(split("validation", 6), parallel=3)
+            return await SuiteClient(api, AlfworldSuite()).play_all(split("validation", 6), parallel=3)
 
     with threaded(config) as running:
         return Season(asyncio.run(play(running.url)), url)
@@ -245,7 +245,7 @@ def offline() -> EncoderRouter:
     return router.with_options(threshold=threshold_for(load_calibration(TRAINED), BUDGET))
 
 
-def views(episode: Played) -> list[View]:
+def views(episode: PlayedEpisode) -> list[View]:
     """What a router reads of an episode, from what the client saw of it."""
     told = tuple(answer.message for answer in episode.answers)
     did = tuple(answer.action for answer in episode.answers)

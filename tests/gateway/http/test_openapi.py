@@ -9,14 +9,14 @@ import pytest
 from jsonschema_rs import Draft202012Validator
 
 from bitroute.gateway.core.values import GatewayError
-from bitroute.gateway.http.openapi import document
+from bitroute.gateway.http.openapi import openapi_document
 from bitroute.gateway.wire.dialects.dialect import Dialect
 from support.wire import ALL, CHAT, COMPLETIONS, MESSAGES, RESPONSES, request, user
 
 
 def body_of(dialect: Dialect) -> dict[str, Any]:
     """The schema of a request's body, with what it refers to."""
-    found = document(("low", "high"))
+    found = openapi_document(("low", "high"))
     body = found["paths"][dialect.path]["post"]["requestBody"]["content"]["application/json"]["schema"]
     return {**body, "components": found["components"]}
 
@@ -82,7 +82,7 @@ def test_what_is_accepted_is_what_is_described(dialect: Dialect, fields: dict[st
 
 @pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.path)
 def test_errors_are_as_described(dialect: Dialect) -> None:
-    found = document(("low", "high"))
+    found = openapi_document(("low", "high"))
     schema = found["paths"][dialect.path]["post"]["responses"]["400"]["content"]["application/json"]["schema"]
     error = GatewayError(400, "no", code="invalid_type", param="x")
     Draft202012Validator({**schema, "components": found["components"]}).validate(json.loads(dialect.error(error)))
@@ -91,4 +91,4 @@ def test_errors_are_as_described(dialect: Dialect) -> None:
 def test_two_dialects_that_describe_one_name_otherwise_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MESSAGES, "schema", lambda: ({"properties": {}}, {"ChatMessage": {"type": "string"}}))
     with pytest.raises(ValueError, match="/v1/messages: another dialect describes something else as ChatMessage"):
-        document(("other", "ladder"))
+        openapi_document(("other", "ladder"))

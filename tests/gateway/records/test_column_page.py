@@ -18,7 +18,7 @@ import json, sys
 from pathlib import Path
 import bitroute
 from bitroute.cost import CostModel
-from bitroute.gateway.records.export import export
+from bitroute.gateway.records.export import export_records
 from bitroute.gateway.records.history import History
 from bitroute.gateway.records.reading import Filter
 from bitroute.gateway.records.tables import VERSION
@@ -34,7 +34,7 @@ history = History(f"sqlite:///{path}", LADDER, CostModel.steps(LADDER))
 old = next(row for row in history.episodes(None, 50) if row["id"] != "mine")
 shown = [[step.get("opened", "missing") for step in history.episode(scope, id_)["played"]]
          for scope, id_ in (("", "mine"), (old["scope"], old["id"]))]
-export(kept.engine, path.with_name("out.jsonl"), Filter(), "records")
+export_records(kept.engine, path.with_name("out.jsonl"), Filter(), "records")
 lines = [json.loads(line) for line in path.with_name("out.jsonl").read_text().splitlines()]
 exported = [line["step"]["opened"] for line in lines if line["step"]["episode"] == "mine"]
 history.close()

@@ -11,7 +11,7 @@ from bitroute.cli.main import main
 from bitroute.episode import Decision, Episode, Signals, Step, Usage
 from bitroute.errors import DataError
 from bitroute.gateway.core.values import Caller
-from bitroute.gateway.records.export import export
+from bitroute.gateway.records.export import export_records
 from bitroute.gateway.records.reading import Filter, views
 from bitroute.gateway.records.recorder import Recorder
 from bitroute.gateway.records.tables import episodes, steps
@@ -31,7 +31,7 @@ def kept(tmp_path: Path) -> Recorder:
 
 def exported(kept: Recorder, path: Path, **wanted: object) -> list[Episode]:
     until(lambda: kept.pending == 0)
-    done = export(kept.engine, path, Filter(**wanted))  # type: ignore[arg-type]
+    done = export_records(kept.engine, path, Filter(**wanted))  # type: ignore[arg-type]
     found = list(read_traces(path))
     assert (done.form, done.episodes) == ("traces", len(found))
     return found
@@ -201,7 +201,7 @@ def test_episodes_whose_text_was_not_stored_are_left_out_and_counted(tmp_path: P
         Play(kept, str(content)).step("a")
         kept.close()
     kept = recorder(tmp_path / "r.db")
-    done = export(kept.engine, tmp_path / "t.jsonl", Filter())
+    done = export_records(kept.engine, tmp_path / "t.jsonl", Filter())
     assert (done.episodes, done.skipped) == (1, Counter({"their text was not stored": 1}))
     kept.close()
 
@@ -228,7 +228,7 @@ def test_all_that_is_recorded_is_a_line_a_request_with_the_columns_by_name(tmp_p
     played.step("a", "b", routing("high", features=(1.0, 2.5)), signals=SIGNALS)
     kept.outcome("key", "e", True, None)
     until(lambda: kept.pending == 0)
-    done = export(kept.engine, tmp_path / "r.jsonl", Filter(), "records")
+    done = export_records(kept.engine, tmp_path / "r.jsonl", Filter(), "records")
     assert (done.form, done.episodes, done.steps, done.closed) == ("records", 1, 2, 1)
     failed, answered = (json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines())
     assert list(answered["step"]) == [column.name for column in steps.columns]
@@ -244,8 +244,8 @@ def test_a_form_that_is_asked_for_is_written_or_refused(kept: Recorder, tmp_path
     Play(kept).step("a", "b", routing("high", features=(1.0, 2.5)))
     Play(kept, "by name").step("c")
     until(lambda: kept.pending == 0)
-    assert export(kept.engine, tmp_path / "f", Filter(), "features").form == "features"
+    assert export_records(kept.engine, tmp_path / "f", Filter(), "features").form == "features"
     assert len(list(read_features(tmp_path / "f"))) == 1
     with pytest.raises(DataError, match="no answered step with text; it is stored from"):
-        export(kept.engine, tmp_path / "t", Filter(scope="nobody"), "traces")
+        export_records(kept.engine, tmp_path / "t", Filter(scope="nobody"), "traces")
     assert sorted(path.name for path in tmp_path.glob("[ft]")) == ["f"]

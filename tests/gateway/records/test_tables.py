@@ -25,7 +25,7 @@ from bitroute.errors import DataError
 from bitroute.gateway.auth.keys import keys
 from bitroute.gateway.records import tables
 from bitroute.gateway.records.evidence import gather
-from bitroute.gateway.records.export import export
+from bitroute.gateway.records.export import export_records
 from bitroute.gateway.records.history import History
 from bitroute.gateway.records.reading import Filter
 from bitroute.gateway.records.tables import VERSION, episodes, open_database, schema, steps
@@ -151,10 +151,10 @@ def test_a_newer_database_is_refused_and_left_alone(old: Path, create: bool) -> 
 
 def test_traces_and_features_are_exported_as_before(old: Path, tmp_path: Path) -> None:
     engine = open_database(at(old), create=False)
-    done = export(engine, tmp_path / "traces.jsonl", Filter(scope=SCOPE))
+    done = export_records(engine, tmp_path / "traces.jsonl", Filter(scope=SCOPE))
     assert (done.form, done.episodes, done.steps, done.closed) == ("traces", 6, 11, 1)
     assert list(read_traces(tmp_path / "traces.jsonl")) == list(read_traces(FIXTURES / "records-0.1-traces.jsonl"))
-    done = export(engine, tmp_path / "features.jsonl", Filter(policy="heuristic"))
+    done = export_records(engine, tmp_path / "features.jsonl", Filter(policy="heuristic"))
     assert (done.form, done.episodes, done.steps, done.closed) == ("features", 6, 18, 5)
     assert (tmp_path / "features.jsonl").read_bytes() == (FIXTURES / "records-0.1-features.jsonl").read_bytes()
     engine.dispose()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bitroute.episode import Episode
-from bitroute.routers.encoder.dataset import Reader, read_episode
+from bitroute.routers.encoder.dataset import TextReader, read_episode
 from bitroute.routers.encoder.network import SIGNAL_FEATURES
 from support.toy import toy_tokenizer
 
@@ -13,7 +13,7 @@ TOKENIZER = toy_tokenizer()
 
 
 def test_a_trajectory_marks_decisions_and_actions(episodes: list[Episode]) -> None:
-    trajectory = read_episode(Reader(TOKENIZER), episodes[1], "high")
+    trajectory = read_episode(TextReader(TOKENIZER), episodes[1], "high")
     assert len(trajectory.decisions) == len(trajectory.signals) == len(episodes[1].steps)
     assert {trajectory.tokens[d] for d in trajectory.decisions} == {TOKENIZER.assistant}
     actions = TOKENIZER.decode([trajectory.tokens[i] for i in trajectory.actions])

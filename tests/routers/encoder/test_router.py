@@ -16,9 +16,9 @@ from bitroute.episode import Episode, Message, Signals, View
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.decoder import DecoderConfig
 from bitroute.rollout.player import Player, play
-from bitroute.routers.encoder.dataset import Reader, read_episode, trajectory_logits
+from bitroute.routers.encoder.dataset import TextReader, read_episode, trajectory_logits
 from bitroute.routers.encoder.network import EncoderNetwork
-from bitroute.routers.encoder.router import EncoderRouter, Reading, load_encoder
+from bitroute.routers.encoder.router import EncoderRouter, EpisodeReading, load_encoder
 from bitroute.routers.registry import build_router
 from bitroute.routers.router import Probe
 from bitroute.routers.threshold import Scored
@@ -55,7 +55,7 @@ def test_reading_on_equals_reading_the_whole_trajectory(episodes: list[Episode],
         views = [views_of(episodes[i])[step] for i in rows]
         for i, score in zip(rows, router.scores(views, [states[i] for i in rows]), strict=True):
             incremental[i].append(score)
-    reader = Reader(TOKENIZER)
+    reader = TextReader(TOKENIZER)
     with torch.inference_mode():
         whole, _ = trajectory_logits(router.network, [read_episode(reader, e, "high") for e in episodes])
     flat = [score for row in incremental for score in row]
@@ -83,7 +83,7 @@ def test_only_new_tokens_are_read(episodes: list[Episode], monkeypatch: pytest.M
         read.clear()
         router.scores([view], [state])
         lengths.append(read[0])
-    trajectory = read_episode(Reader(TOKENIZER), episodes[3], "high")
+    trajectory = read_episode(TextReader(TOKENIZER), episodes[3], "high")
     ends = [0, *(d + 1 for d in trajectory.decisions)]
     assert lengths == [b - a for a, b in pairwise(ends)]
 
@@ -133,7 +133,7 @@ def test_the_memory_of_a_rollout_is_bounded_by_its_batch() -> None:
 
     class Counting(EncoderRouter):
         def scores(self, views: Sequence[View], states: Sequence[Scored]) -> list[float]:
-            alive.append(sum(type(thing) is Reading for thing in gc.get_objects()))
+            alive.append(sum(type(thing) is EpisodeReading for thing in gc.get_objects()))
             return super().scores(views, states)
 
     router = make_router()

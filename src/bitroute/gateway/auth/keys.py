@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from bitroute.errors import ConfigError, DataError
-from bitroute.gateway.auth.limits import DAY, MINUTE, Bucket, Spending, duration, until_midnight
+from bitroute.gateway.auth.limits import DAY, MINUTE, Bucket, SpendingWindow, duration, until_midnight
 from bitroute.gateway.core.values import GatewayError, Tokens
 from bitroute.gateway.records.tables import metadata, open_database
 
@@ -266,7 +266,7 @@ class _Entry:
     client: Client
     requests: Bucket | None
     tokens: Bucket | None
-    spending: Spending
+    spending: SpendingWindow
 
     @classmethod
     def of(cls, key: Key, now: float, old: _Entry | None) -> _Entry:
@@ -275,7 +275,7 @@ class _Entry:
         client = Client(key.prefix, key.name, grant.models, grant.force, grant.floor)
         requests = _bucket(grant.requests, now, old.requests if old else None)
         tokens = _bucket(grant.tokens, now, old.tokens if old else None)
-        return cls(key, client, requests, tokens, old.spending if old else Spending())
+        return cls(key, client, requests, tokens, old.spending if old else SpendingWindow())
 
     def headers(self, now: float) -> dict[str, str]:
         lines: dict[str, str] = {}

@@ -33,7 +33,7 @@ class Bucket:
         return max(0.0, round((min(amount, self.limit) - self.level(now)) * MINUTE / self.limit, 6))
 
 
-class Spending:
+class SpendingWindow:
     """What is spent in a day (UTC). One thread charges, another stores and learns what all processes spent; neither waits.
 
     `charged` is all that this process ever charged. `_known` is replaced as a whole: the day (days since 1970), what the

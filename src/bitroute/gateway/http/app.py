@@ -38,7 +38,7 @@ from bitroute.gateway.upstreams.upstreams import Answer, Upstreams
 from bitroute.gateway.wire import sse
 from bitroute.gateway.wire.dialects.dialect import Dialect
 from bitroute.gateway.wire.dialects.registry import DIALECTS, dialect_of_errors
-from bitroute.gateway.wire.reader import Reader
+from bitroute.gateway.wire.reader import AnswerReader
 
 if TYPE_CHECKING:
     from bitroute.gateway.telemetry.spans import Telemetry  # its libraries are an extra
@@ -179,7 +179,7 @@ class Gateway:
         finally:
             await answer.close()
 
-    async def _whole(self, exchange: Exchange, answer: Answer, reader: Reader) -> None:
+    async def _whole(self, exchange: Exchange, answer: Answer, reader: AnswerReader) -> None:
         """Relay an answer that comes in one piece; an error without a shape gets ours."""
         body, outcome = await answer.body(), exchange.outcome
         if answer.status >= 400:
@@ -198,7 +198,7 @@ class Gateway:
         )
         await exchange.finish(body)
 
-    async def _stream(self, exchange: Exchange, answer: Answer, reader: Reader) -> None:
+    async def _stream(self, exchange: Exchange, answer: Answer, reader: AnswerReader) -> None:
         """Relay a stream of events, each as it comes."""
         outcome, splitter = exchange.outcome, sse.Splitter()
         await self._start(
@@ -294,7 +294,7 @@ class Gateway:
             self.keys.charge(exchange.client, outcome.tokens, cost)
 
 
-def _note_answer(outcome: Outcome, reader: Reader) -> None:
+def _note_answer(outcome: Outcome, reader: AnswerReader) -> None:
     """What was read of an answer. One that broke off is none: asked again, its step stands where it stood."""
     outcome.tokens = reader.tokens
     if reader.done and reader.failed is None:

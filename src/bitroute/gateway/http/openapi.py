@@ -45,7 +45,7 @@ _MEANINGS: Final = {
 
 
 @cache
-def document(ladder: tuple[str, ...]) -> dict[str, Any]:
+def openapi_document(ladder: tuple[str, ...]) -> dict[str, Any]:
     """The whole description, as plain data, for the variants of this ladder."""
     readiness = _reading("Some upstream answers.", Readiness)
     for status, meaning in (("200", "Some upstream answers."), ("503", "None does, or the gateway is about to stop.")):

@@ -21,7 +21,7 @@ from bitroute.gateway.core.config import GatewayConfig
 from bitroute.gateway.core.values import GatewayError
 from bitroute.gateway.http.bodies import Health, Model, Models, OutcomeReport, Readiness, RecordedOutcome
 from bitroute.gateway.http.connection import read_body, read_headers
-from bitroute.gateway.http.openapi import document
+from bitroute.gateway.http.openapi import openapi_document
 from bitroute.gateway.records.recorder import Recorder
 from bitroute.gateway.routing.policy import Policy
 from bitroute.gateway.sessions.sessions import Sessions
@@ -76,7 +76,7 @@ class Resources:
 
     async def description(self, _: Request) -> Response:
         """The OpenAPI document."""
-        return _json(document(self._config.ladder))
+        return _json(openapi_document(self._config.ladder))
 
     async def models(self, request: Request) -> Response:
         """All names that a request may give as its model."""

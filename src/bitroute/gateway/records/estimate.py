@@ -260,7 +260,7 @@ def _effective(weights: Floats) -> float:
     return float(weights.sum() ** 2 / np.square(weights).sum()) if weights.any() else 0.0
 
 
-def summary(episodes: Sequence[LoggedEpisode], unknown: Sequence[str]) -> list[str]:
+def summary_lines(episodes: Sequence[LoggedEpisode], unknown: Sequence[str]) -> list[str]:
     """Arms, their differences and the effect of flips as lines of text."""
     arms, differences = compare_arms(episodes, unknown)
     lines = []

@@ -48,7 +48,7 @@ class _NothingError(Exception):
     """There was nothing to write: the file is left as it is."""
 
 
-def export(engine: Engine, path: Path, wanted: Filter, form: Form | None = None) -> Exported:
+def export_records(engine: Engine, path: Path, wanted: Filter, form: Form | None = None) -> Exported:
     """Write the wanted episodes to `path`, whole or not at all. None: traces when any of them has text, else features.
 
     Raises DataError when there is none to write, or when the database or the disk refuse.

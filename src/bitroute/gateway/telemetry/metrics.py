@@ -23,7 +23,7 @@ OTHER: Final = "other"
 _FINE: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)  # seconds: our own work
 _COARSE: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 600.0)  # seconds: an answer
 
-Reading = Callable[[], float]
+GaugeReading = Callable[[], float]
 Readings = Callable[[], Iterable[tuple[Sequence[str], float]]]
 
 
@@ -49,7 +49,7 @@ class Metrics:
         self._first = histogram("first_token_seconds", "From the request's arrival to the answer's first byte.", _COARSE)
         self._total = histogram("total_seconds", "From the request's arrival to the answer's end.", _COARSE)
 
-    def watch(self, name: str, help_: str, read: Reading) -> None:
+    def watch(self, name: str, help_: str, read: GaugeReading) -> None:
         """A gauge whose value is read when it is asked for."""
         self.watch_all(name, help_, (), lambda: [((), read())])
 

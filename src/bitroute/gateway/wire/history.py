@@ -18,8 +18,8 @@ from bitroute.gateway.core.values import Turn
 from bitroute.gateway.wire.fields import OBJECT, STRING, number
 
 DEEPEST: Final = 8  # tool results within one another that are read; each level reads all those below it again
-Role = Literal["system", "user", "assistant"]
-ROLES: dict[str, Role] = {"system": "system", "developer": "system", "assistant": "assistant"}  # any other is the user's
+MessageRole = Literal["system", "user", "assistant"]
+ROLES: dict[str, MessageRole] = {"system": "system", "developer": "system", "assistant": "assistant"}  # any other is the user's
 
 _ANY = json.Decoder(float_hook=number)
 _ENCODER = json.Encoder(order="deterministic")
@@ -119,7 +119,7 @@ class MessageBuilder:
         else:
             self.marks.append(opaque(raw))
 
-    def turn(self, role: Role) -> Turn:
+    def turn(self, role: MessageRole) -> Turn:
         """The finished message. Its text reads what was said first, then one line `name arguments` a call."""
         text = "\n".join(filter(None, self.texts))
         same = (text.strip(), self.calls) if role == "assistant" else (text, self.marks)

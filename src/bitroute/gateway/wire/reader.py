@@ -41,7 +41,7 @@ _COUNT = json.Decoder(int)
 _KIND = re.compile(r"[\w.-]{1,64}")
 
 
-class Reader(ABC):
+class AnswerReader(ABC):
     """Reads one answer of `call`. `model` is the name that the client sees in it, None for the one it asked for.
 
     Feed it the whole body (`whole`) or the stream's events in order (`event`); each returns what the client gets. The

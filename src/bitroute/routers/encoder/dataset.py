@@ -20,7 +20,7 @@ from bitroute.routers.encoder.network import EncoderNetwork, signal_features
 from bitroute.routers.views import views_of
 
 
-class Reader:
+class TextReader:
     """Chat text as the network's tokens: each message ends where an action begins, each action with its end token."""
 
     def __init__(self, tokenizer: Tokenizer, remember: int = 65536) -> None:
@@ -67,7 +67,7 @@ def trajectory_logits(network: EncoderNetwork, batch: Sequence[Trajectory]) -> t
     return network.score(hidden[index[:, 0], index[:, 1]], signals), hidden
 
 
-def read_episode(reader: Reader, episode: Episode, high: str) -> Trajectory:
+def read_episode(reader: TextReader, episode: Episode, high: str) -> Trajectory:
     """The tokens that a router would have read by the episode's last decision, and its last action."""
     tokens: list[int] = []
     decisions: list[int] = []

@@ -22,7 +22,7 @@ from bitroute.errors import ConfigError, DataError
 from bitroute.nn.decoder import DecoderConfig
 from bitroute.nn.kv_cache import Cache, extend_cached
 from bitroute.nn.tokenizer import Tokenizer
-from bitroute.routers.encoder.dataset import Reader
+from bitroute.routers.encoder.dataset import TextReader
 from bitroute.routers.encoder.network import EncoderNetwork, signal_features, unique
 from bitroute.routers.router import Probe, RouterCost
 from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others
@@ -30,7 +30,7 @@ from bitroute.store.files import write_atomic
 
 
 @dataclass(slots=True, eq=False)
-class Reading:
+class EpisodeReading:
     """What of an episode the network has read: messages and the actions between them, and the cache that holds them.
 
     `ends[i]` is the cache's length after `messages[i]`.
@@ -74,16 +74,16 @@ class EncoderRouter(ThresholdRouter):
     ) -> None:
         super().__init__(variants, thresholds, sample=sample)
         self.network, self.model = network, model
-        self.reader = Reader(tokenizer, remember=0)  # a text comes once an episode, and is kept as keys and values
+        self.reader = TextReader(tokenizer, remember=0)  # a text comes once an episode, and is kept as keys and values
         self.probes = frozenset({Probe.LOW_GENERATION}) if network.use_probe else frozenset()
 
-    def remember(self) -> Reading:
+    def remember(self) -> EpisodeReading:
         """Nothing has been read yet."""
-        return Reading(Cache(self.network.backbone.config, torch.float32, self.network.device))
+        return EpisodeReading(Cache(self.network.backbone.config, torch.float32, self.network.device))
 
     def branch(self, state: Scored, seed: int) -> Scored:
         """A copy: what both have in common is not read again."""
-        reading: Reading = state.memory
+        reading: EpisodeReading = state.memory
         return Scored(seed, replace(reading, cache=reading.cache.copy(), ends=list(reading.ends)))
 
     @torch.inference_mode()
@@ -92,7 +92,7 @@ class EncoderRouter(ThresholdRouter):
 
         Raises ConfigError when a view is longer than the network's positions.
         """
-        readings: list[Reading] = [s.memory for s in states]
+        readings: list[EpisodeReading] = [s.memory for s in states]
         fresh = [self._unread(view, reading) for view, reading in zip(views, readings, strict=True)]
         longest = max(r.cache.length + len(new) for r, new in zip(readings, fresh, strict=True))
         room = self.network.backbone.config.max_position_embeddings
@@ -105,7 +105,7 @@ class EncoderRouter(ThresholdRouter):
         scores: list[float] = self.network.score(hidden, signals).tolist()
         return scores
 
-    def _unread(self, view: View, reading: Reading) -> list[int]:
+    def _unread(self, view: View, reading: EpisodeReading) -> list[int]:
         """The tokens of what the view has beyond the reading, which is rolled back to what both share and brought up to date.
 
         The newest message is always read: the score stands at its end.

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from bitroute.envs.alfworld.official import OfficialAlfworldEnvironment
-from bitroute.envs.alfworld.simulator.differential import Frame, compare, following, play, wandering
+from bitroute.envs.alfworld.simulator.differential import Frame, compare, following, play_both, wandering
 from bitroute.envs.alfworld.simulator.environment import NOTHING_HAPPENS, AlfworldEnvironment
 from bitroute.envs.alfworld.simulator.game import AlfworldTask, Game, TaskKind
 from bitroute.envs.alfworld.simulator.load import find_games, load_task
@@ -84,7 +84,7 @@ def test_live_official_games(official_root: Path, kind: TaskKind) -> None:
     plan = task.game.walkthrough
     won = []
     for choose in (following(plan), wandering(Random(f"live {kind}"), 15, winning=plan)):
-        for theirs, ours in compare(play(official, task, choose), native, task):
+        for theirs, ours in compare(play_both(official, task, choose), native, task):
             assert ours == theirs
         won.append(theirs.reward)
     assert won[0] == 1.0

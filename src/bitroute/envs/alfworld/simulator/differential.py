@@ -29,7 +29,7 @@ class Frame:
     done: bool
 
 
-def play(engine: Environment[AlfworldTask], task: AlfworldTask, choose: Chooser) -> Iterator[Frame]:
+def play_both(engine: Environment[AlfworldTask], task: AlfworldTask, choose: Chooser) -> Iterator[Frame]:
     """The opening and then one frame for each command, until the game is won or `choose` returns None."""
     observation = engine.reset(task)
     yield Frame(None, observation.text, observation.admissible, 0.0, False)

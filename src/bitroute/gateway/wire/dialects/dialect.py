@@ -17,7 +17,7 @@ from bitroute.gateway.core.values import Call, GatewayError
 from bitroute.gateway.wire import sse
 from bitroute.gateway.wire.fields import OBJECT, UNREADABLE, invalid, number, read, read_object
 from bitroute.gateway.wire.history import History
-from bitroute.gateway.wire.reader import Reader
+from bitroute.gateway.wire.reader import AnswerReader
 
 REFERENCES: Final = "#/components/schemas/{name}"  # where the published description keeps named schemas
 
@@ -56,7 +56,7 @@ class Dialect(ABC):
     path: ClassVar[str]  # below the server's root, here and at upstreams; the `endpoint` of records
     request: ClassVar[type[Request]]
     refusal: ClassVar[type[Struct]]  # the body of an error
-    reader: ClassVar[type[Reader]]  # of one answer: made of the call and of the model's name that the client sees
+    reader: ClassVar[type[AnswerReader]]  # of one answer: made of the call and of the model's name that the client sees
     operation: ClassVar[str] = "chat"  # as OpenTelemetry's conventions call it
 
     def __init__(self) -> None:

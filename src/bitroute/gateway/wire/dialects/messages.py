@@ -13,7 +13,7 @@ from bitroute.gateway.wire import sse
 from bitroute.gateway.wire.dialects.dialect import Dialect, Request
 from bitroute.gateway.wire.fields import OBJECT, STRING, UNREADABLE, given
 from bitroute.gateway.wire.history import ROLES, History, MessageBuilder, ToolCall, arguments, known, opening
-from bitroute.gateway.wire.reader import Reader
+from bitroute.gateway.wire.reader import AnswerReader
 
 _NOTHING = Raw(b'""')
 _TYPES: Final = {  # of errors, by status
@@ -96,7 +96,7 @@ class _StreamedBlock:
     pieces: list[str] = field(default_factory=list)
 
 
-class MessagesReader(Reader):
+class MessagesReader(AnswerReader):
     """Reads one message."""
 
     def __init__(self, call: Call, model: str | None) -> None:

@@ -11,7 +11,7 @@ from msgspec import Raw, Struct, json
 from bitroute.gateway.core.values import Call, GatewayError, Tokens
 from bitroute.gateway.wire.dialects.dialect import Dialect, Request
 from bitroute.gateway.wire.fields import ABSENT, OBJECT, UNREADABLE, given
-from bitroute.gateway.wire.reader import Reader
+from bitroute.gateway.wire.reader import AnswerReader
 
 
 class ErrorObject(Struct):
@@ -58,7 +58,7 @@ class OpenAIDialect(Dialect):
         return json.encode(Error(ErrorObject(message, error.kind, error.param, error.code)))
 
 
-class OpenAIReader(Reader):
+class OpenAIReader(AnswerReader):
     """A reader of OpenAI's usage."""
 
     alternatives = "top_logprobs"

@@ -13,7 +13,17 @@ from bitroute.gateway.wire.certainty import Token
 from bitroute.gateway.wire.dialects.dialect import Request, inline
 from bitroute.gateway.wire.dialects.openai import OpenAIDialect, OpenAIReader
 from bitroute.gateway.wire.fields import OBJECT, STRING, UNREADABLE, given, member, refused, text
-from bitroute.gateway.wire.history import ROLES, History, MessageBuilder, Role, ToolCall, arguments, known, opaque, opening
+from bitroute.gateway.wire.history import (
+    ROLES,
+    History,
+    MessageBuilder,
+    MessageRole,
+    ToolCall,
+    arguments,
+    known,
+    opaque,
+    opening,
+)
 
 STORED: Final = ("previous_response_id", "conversation", "prompt")  # where the history may lie at the server
 _LAST = {"response.completed", "response.incomplete", "response.failed"}
@@ -157,7 +167,7 @@ def read_items(items: list[Raw], turns: list[Turn] | None = None) -> History:
     return History(tuple(turns), known(tools))
 
 
-def _read_item(raw: Raw, answer: MessageBuilder) -> tuple[MessageBuilder, Role, str | None]:
+def _read_item(raw: Raw, answer: MessageBuilder) -> tuple[MessageBuilder, MessageRole, str | None]:
     """One item: its message (`answer`, to which it was added, when it is the model's), the role, the call that it answers."""
     try:
         item = _ITEM.decode(raw)
