@@ -93,11 +93,17 @@ def test_a_suite_that_is_not_there_is_named(suite: str, message: str, capsys: py
     assert capsys.readouterr().err.startswith(f"bitroute: {message}")
 
 
-def test_a_suite_without_demonstrations_trains_no_language_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delattr(ToySuite, "demonstrations")
-    command = ["train", "lm", "--suite", SUITE, "--tokenizer", "alfworld-agent", "--out", str(tmp_path / "lm")]
+def test_a_suite_without_demonstrations_trains_no_language_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "train",
+        "lm",
+        "--suite",
+        "support.toy_suite:SilentToySuite",
+        "--tokenizer",
+        "alfworld-agent",
+        "--out",
+        str(tmp_path / "lm"),
+    ]
     assert main(command) == 4
     assert "suite toy has no demonstrations" in capsys.readouterr().err
     assert not (tmp_path / "lm").exists()

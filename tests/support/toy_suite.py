@@ -20,7 +20,9 @@ from bitroute.nn.weighted import WeightedSequence
 from support.toy import ToyEnvironment, ToyTask, toy_task
 
 
-class ToySuite:
+class SilentToySuite:
+    """The toy without anybody who shows how it is played."""
+
     name = "toy"
     title = "Toy"
     splits: Mapping[str, Role] = {
@@ -59,6 +61,10 @@ class ToySuite:
 
     def action_kind(self, action: str) -> str:
         return first_word(action)
+
+
+class ToySuite(SilentToySuite):
+    """The toy with demonstrations."""
 
     def demonstrations(self, agent: Agent, *, seed: int, published: bool = False) -> Callable[[int], WeightedSequence]:
         def sequence(index: int) -> WeightedSequence:
