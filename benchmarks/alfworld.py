@@ -22,8 +22,7 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from bitroute.engines.caching import CachingEngine
-from bitroute.engines.loading import HIGH, quantize
-from bitroute.engines.registry import load_engine
+from bitroute.engines.registry import load_engine, prepare
 from bitroute.engines.sensitivity import exact_divergence
 from bitroute.engines.spec import EngineSpec
 from bitroute.envs.alfworld.suite import OFFICIAL, AlfworldSuite
@@ -64,18 +63,20 @@ def widths(model: Path, out: Path, tasks: int) -> None:
     """Success of every width alone on `validation`: the choice of the low variant, made before any routing."""
     outcomes: dict[str, Floats] = {}
     print(f"Widths alone on {tasks} tasks of validation, {processor()}; 95 % paired-bootstrap intervals, McNemar exact")
-    for scheme in (HIGH, *SCHEMES):
-        low = SCHEMES[0] if scheme == HIGH else scheme
-        spec = EngineSpec(model=model, schemes=(low,), variants=out / "variants", device="cpu", dtype="float32")
-        quantize(model, low, spec.variants, lambda: calibration_batches(SUITE, model))
+    all_of_them = EngineSpec(model=model, schemes=SCHEMES, variants=out / "variants", device="cpu", dtype="float32")
+    high = all_of_them.high
+    for scheme in (high, *SCHEMES):
+        low = SCHEMES[0] if scheme == high else scheme
+        spec = replace(all_of_them, schemes=(low,))
+        prepare(spec, lambda: calibration_batches(SUITE, model))
         hosting = Hosting(SUITE.name, None, spec)
-        job = Job("validation", tasks, f"always:{'high' if scheme == HIGH else low}", scheme)
+        job = Job("validation", tasks, f"always:{'high' if scheme == high else low}", scheme)
         with workers(load_player, hosting) as pool:
             episodes = pool.record(job, out / "widths" / f"{scheme}.jsonl", scheme)
         outcomes[scheme] = np.array([float(e.success) for e in episodes])
         success = bootstrap_mean(outcomes[scheme])
-        loss = bootstrap_difference(outcomes[HIGH], outcomes[scheme])
-        test = mcnemar(outcomes[HIGH] > 0, outcomes[scheme] > 0)
+        loss = bootstrap_difference(outcomes[high], outcomes[scheme])
+        test = mcnemar(outcomes[high] > 0, outcomes[scheme] > 0)
         print(
             f"{scheme:12} success {success.value:6.1%} [{success.low:.1%}, {success.high:.1%}]   "
             f"loses {loss.value:+6.1%} [{loss.low:+.1%}, {loss.high:+.1%}]   p {test.p:.2g}",
@@ -142,7 +143,7 @@ def credit(config: ExperimentConfig, out: Path, tasks: int) -> None:
     """
     spec = spec_of(config, out)
     agent = SUITE.agent(Tokenizer.load(spec.model))
-    quantize(spec.model, config.low, spec.variants, lambda: calibration_batches(SUITE, spec.model))
+    prepare(spec, lambda: calibration_batches(SUITE, spec.model))
     engine = CachingEngine(load_engine(spec, agent.end))
     trained = load_encoder(out / "method/routers/kl-st-0", model=engine.fingerprint, variants=engine.ladder)
     router = trained.with_options(sample=True)

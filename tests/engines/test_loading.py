@@ -9,8 +9,9 @@ from torch import Tensor
 
 from bitroute.engines import loading
 from bitroute.engines.engine import CacheMode, Sampling
-from bitroute.engines.loading import HIGH, host, identity, load_torch, quantize, variant_path
+from bitroute.engines.loading import identity, load_torch, quantize, variant_path
 from bitroute.engines.spec import EngineSpec
+from bitroute.engines.torch import TorchEngine
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.checkpoint import load_model
 from bitroute.nn.fingerprint import fingerprint
@@ -19,6 +20,13 @@ from bitroute.quantization.store import load_variant, read_info
 from support.checkpoint import LLAMA_CONFIG, TOKENIZER, write_checkpoint
 
 END = 3
+
+
+def host(
+    model: Path, schemes: Sequence[str], variants: Path, mode: CacheMode = CacheMode.OWN, dtype: str = "float32"
+) -> TorchEngine:
+    spec = EngineSpec(model=model, schemes=tuple(schemes), variants=variants, cache_mode=mode, device="cpu", dtype=dtype)
+    return load_torch(spec, END)
 
 
 def no_calibration() -> tuple[Sequence[Tensor], str]:
@@ -94,8 +102,8 @@ def test_a_llama_is_quantized_and_hosted_like_any_other(tmp_path: Path) -> None:
     assert torch.equal(
         variant.get_submodule("model.layers.0.self_attn.q_proj").bias, base.model.layers[0].self_attn.q_proj.bias
     )
-    engine = host(model, schemes, tmp_path / "run", end_token=END)
-    assert (engine.ladder, engine.max_length) == ((*schemes, HIGH), 2048)
+    engine = host(model, schemes, tmp_path / "run")
+    assert (engine.ladder, engine.max_length) == ((*schemes, "bf16"), 2048)
     context = engine.open()
     engine.extend(context, range(4, 40))
     rows = [engine.score([context], [[5, 6, END]], name)[0] for name in engine.ladder]
@@ -116,7 +124,7 @@ def test_a_variant_of_another_model_is_refused(tiny_model: Path, tmp_path: Path)
     with pytest.raises(DataError, match=r"w2g64-rtn\.safetensors: was made from another model than .*; remove it"):
         quantize(tiny_model, "w2g64-rtn", tmp_path / "run", no_calibration)
     with pytest.raises(DataError, match=r"w2g64-rtn\.safetensors: made from another model"):
-        host(tiny_model, ["w2g64-rtn"], tmp_path / "run", end_token=END)
+        host(tiny_model, ["w2g64-rtn"], tmp_path / "run")
 
 
 def test_bad_schemes_and_damaged_files_leave_nothing(tiny_model: Path, tmp_path: Path) -> None:
@@ -138,21 +146,21 @@ def test_a_ladder_is_hosted_cheapest_first_with_the_checkpoint_on_top(tiny_model
     schemes = ["w2g64-rtn", "w8g64-rtn"]
     for scheme in schemes:
         quantize(tiny_model, scheme, tmp_path, no_calibration)
-    engine = host(tiny_model, schemes, tmp_path, end_token=END, cache_mode=CacheMode.SHARED)
-    assert engine.ladder == ("w2g64-rtn", "w8g64-rtn", HIGH)
+    engine = host(tiny_model, schemes, tmp_path, CacheMode.SHARED)
+    assert engine.ladder == ("w2g64-rtn", "w8g64-rtn", "bf16")
     assert (engine.fingerprint, engine.cache_mode) == (identity(tiny_model), CacheMode.SHARED)
     context = engine.open()
     engine.extend(context, [1, 2, 3])
     (generation,) = engine.generate([context], ["w2g64-rtn"], [None], Sampling(max_tokens=2))
     assert generation.usage.prefill == 3
     logits = {name: engine.score([context], [[5]], name)[0] for name in engine.ladder}
-    error = {name: float(abs(logits[name] - logits[HIGH]).max()) for name in schemes}
+    error = {name: float(abs(logits[name] - logits["bf16"]).max()) for name in schemes}
     assert 0 < error["w8g64-rtn"] < error["w2g64-rtn"] / 10
 
 
 def test_a_nested_scheme_stands_for_its_slice(tiny_model: Path, tmp_path: Path) -> None:
     quantize(tiny_model, "w8n4g64-rtn", tmp_path, no_calibration)
-    engine = host(tiny_model, ["w8n4g64-rtn"], tmp_path, end_token=END)
+    engine = host(tiny_model, ["w8n4g64-rtn"], tmp_path)
     base = load_model(tiny_model, torch.float32)
     sliced = load_variant(variant_path(tmp_path, "w8n4g64-rtn"), base, 4)
     hosted = quantized_linears(engine.models["w8n4g64-rtn"])
@@ -163,11 +171,11 @@ def test_a_nested_scheme_stands_for_its_slice(tiny_model: Path, tmp_path: Path) 
 
 def test_arithmetic_may_be_bfloat16(tiny_model: Path, tmp_path: Path) -> None:
     quantize(tiny_model, "w2g64-rtn", tmp_path, no_calibration)
-    engine = host(tiny_model, ["w2g64-rtn"], tmp_path, end_token=END, dtype=torch.bfloat16)
+    engine = host(tiny_model, ["w2g64-rtn"], tmp_path, dtype="bfloat16")
     assert {m.model.embed_tokens.weight.dtype for m in engine.models.values()} == {torch.bfloat16}
     assert engine.fingerprint == identity(tiny_model)
 
 
 def test_a_missing_variant_is_named(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"w4g64-rtn\.safetensors: no such file"):
-        host(tiny_model, ["w4g64-rtn"], tmp_path, end_token=END)
+        host(tiny_model, ["w4g64-rtn"], tmp_path)

@@ -1,10 +1,12 @@
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bitroute.engines.engine import CacheMode
-from bitroute.engines.loading import identity, quantize
-from bitroute.engines.registry import GROUP, kinds, load_engine
+from bitroute.engines.loading import identity
+from bitroute.engines.registry import GROUP, check_scheme, identify, kind_names, load_engine, prepare
 from bitroute.engines.spec import EngineSpec
 from bitroute.engines.torch import TorchEngine
 from bitroute.errors import CapabilityError, ConfigError, DataError
@@ -37,14 +39,21 @@ def test_an_unknown_dtype_and_a_variant_named_twice_are_refused() -> None:
 
 
 def test_the_torch_engine_hosts_what_the_specification_says(tiny_model: Path, tmp_path: Path) -> None:
-    quantize(tiny_model, "w2g64-rtn", tmp_path, lambda: ([], ""))
     wanted = EngineSpec(
         model=tiny_model, schemes=("w2g64-rtn",), variants=tmp_path, cache_mode=CacheMode.SHARED, device="cpu", dtype="float32"
     )
+    prepare(wanted, lambda: ([], ""))
     engine = load_engine(wanted, END)
     assert isinstance(engine, TorchEngine)
     assert (engine.ladder, engine.cache_mode, engine.end_token) == (wanted.ladder, CacheMode.SHARED, END)
-    assert engine.fingerprint == identity(tiny_model)
+    assert engine.fingerprint == identity(tiny_model) == identify(wanted)
+    assert identify(replace(wanted, fingerprint="known")) == "known"
+
+
+def test_the_torch_engine_knows_its_schemes() -> None:
+    check_scheme("torch", "w4g64-gptq")
+    with pytest.raises(ConfigError, match="unknown scheme 'q4_0'"):
+        check_scheme("torch", "q4_0")
 
 
 def test_an_unknown_kind_is_refused_and_the_known_ones_are_named() -> None:
@@ -53,44 +62,64 @@ def test_an_unknown_kind_is_refused_and_the_known_ones_are_named() -> None:
 
 
 THEIRS = """
+from pathlib import Path
+
+from bitroute.engines.registry import EngineKind
+from bitroute.errors import DataError
+
+
 class Steam:
     def __init__(self, spec, end_token):
         self.ladder, self.end_token = spec.ladder, end_token
+
 
 class Half(Steam):
     def __init__(self, spec, end_token):
         self.ladder = spec.ladder[:1]
 
-def damaged(spec, end_token):
+
+def leaks(*arguments):
     raise ValueError("the boiler leaks")
 
-def missing(spec, end_token):
-    from bitroute.errors import DataError
+
+def missing(*arguments):
     raise DataError("boiler.bin: no such file")
 
-number = 7
+
+def kind(load, name="steam", **how):
+    return EngineKind(name=name, load=load, identify=lambda model: f"steam of {model}", **how)
+
+
+whole = kind(Steam, check=lambda scheme: None, prepare=lambda spec, calibration: None)
+half, damaged, lost, renamed, number = kind(Half), kind(leaks), kind(missing), kind(Steam, "coal"), 7
+broken = EngineKind(name="steam", load=Steam, identify=leaks, check=leaks, prepare=leaks)
 """
 
 
 def theirs(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str) -> EngineSpec:
+    monkeypatch.delitem(sys.modules, "steam_engine", raising=False)
     install(monkeypatch, folder, "steam-engine", GROUP, "steam", f"steam_engine:{name}", THEIRS)
     return spec(kind="steam")
 
 
 def test_an_engine_of_another_package_is_loaded_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = theirs(monkeypatch, tmp_path, "Steam")
-    assert kinds() == ("torch", "steam")
+    wanted = theirs(monkeypatch, tmp_path, "whole")
+    assert kind_names() == ("torch", "steam")
+    check_scheme("steam", "anything")
+    prepare(wanted, lambda: ([], ""))
     engine = load_engine(wanted, END)
     assert (type(engine).__name__, engine.ladder) == ("Steam", wanted.ladder)
+    assert identify(wanted) == "steam of model"
 
 
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("Half", CapabilityError, "engine 'steam' hosts w2g64-rtn; asked for w2g64-rtn, bf16"),
+        ("half", CapabilityError, "engine 'steam' hosts w2g64-rtn; asked for w2g64-rtn, bf16"),
         ("damaged", ConfigError, "engine 'steam' cannot load model (ValueError: the boiler leaks)"),
-        ("missing", DataError, "boiler.bin: no such file"),
-        ("number", ConfigError, "bitroute.engines: 'steam' is int, not a function (spec, end_token) -> Engine"),
+        ("lost", DataError, "boiler.bin: no such file"),
+        ("number", ConfigError, "bitroute.engines: 'steam' leads to a int, not to an EngineKind"),
+        ("renamed", ConfigError, "bitroute.engines: 'steam' leads to the kind 'coal': the two names must be one"),
     ],
 )
 def test_what_goes_wrong_in_another_package_is_one_line(
@@ -99,3 +128,15 @@ def test_what_goes_wrong_in_another_package_is_one_line(
     with pytest.raises(error) as caught:
         load_engine(theirs(monkeypatch, tmp_path, name), END)
     assert str(caught.value) == message
+
+
+def test_so_is_what_goes_wrong_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = theirs(monkeypatch, tmp_path, "broken")
+    for call, problem in (
+        (lambda: identify(wanted), "cannot read model"),
+        (lambda: prepare(wanted, lambda: ([], "")), "cannot make w2g64-rtn of model"),
+        (lambda: check_scheme("steam", "w2"), "does not know 'w2'"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            call()
+        assert str(caught.value) == f"engine 'steam' {problem} (ValueError: the boiler leaks)"

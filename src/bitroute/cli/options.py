@@ -38,7 +38,25 @@ Steps = Annotated[
     int | None, typer.Option(min=1, help="An episode that has not succeeded by then has failed. By default the suite's.")
 ]
 Cache = Annotated[Literal["own", "shared"], typer.Option(help="A KV cache per variant, or one that every variant continues.")]
-Cores = Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one for each core.")]
+Engine = Annotated[
+    str | None,
+    typer.Option(help="Kind of engine that hosts the model: torch (by default), or one that an installed package adds."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Where to compute: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps. By default auto, or what the run's "
+        "configuration says."
+    ),
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"] | None,
+    typer.Option(
+        help="Arithmetic of the products, by default float32, which published figures are made with; auto measures which of "
+        "float32 and bfloat16 is faster here."
+    ),
+]
+Cores = Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one for each core, on a GPU one.")]
 Out = Annotated[Path, typer.Option(help="Directory of the run. An unfinished run in it is continued.")]
 OwnOut = Annotated[
     Path | None,

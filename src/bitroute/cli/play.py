@@ -10,7 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from bitroute.cli.options import Cache, Cores, Data, Low, Model, OwnOut, Seed, Steps, SuiteName, Tasks, examples
+from bitroute.cli.options import (
+    Cache,
+    Cores,
+    Data,
+    Device,
+    Dtype,
+    Engine,
+    Low,
+    Model,
+    OwnOut,
+    Seed,
+    Steps,
+    SuiteName,
+    Tasks,
+    examples,
+)
 from bitroute.cli.routers import RouterCommand
 from bitroute.envs.registry import DEFAULT, load_suite
 from bitroute.errors import BitrouteError, ConfigError
@@ -45,6 +60,9 @@ def play(
     threshold: Annotated[float | None, typer.Option(help="Threshold of a router that scores; its own by default.")] = None,
     seed: Seed = 0,
     cache_mode: Cache = "own",
+    engine: Engine = None,
+    device: Device = None,
+    dtype: Dtype = None,
     out: OwnOut = None,
     free: Annotated[bool, typer.Option("--free", help="Let the model write freely, not only admissible commands.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the first episode step by step.")] = False,
@@ -62,7 +80,7 @@ def play(
     split = split or split_for(chosen, Role.VALIDATION)
     steps_allowed = max_steps or chosen.defaults.max_steps
     job = Job(split, tasks, router, router, seeds=(seed,), threshold=threshold, free=free, max_steps=steps_allowed)
-    spec = _spec(chosen, model, low, cache_mode)
+    spec = _spec(chosen, model, low, cache_mode, engine, device, dtype)
     directory, episodes = _record("play", suite, data, job, spec, out, cores)
     from bitroute.evaluation.statistics import wilson  # noqa: PLC0415
     from bitroute.training.calibration import spent  # noqa: PLC0415
@@ -105,6 +123,9 @@ def sensitivity(
     max_steps: Steps = None,
     seed: Seed = 0,
     cache_mode: Cache = "own",
+    engine: Engine = None,
+    device: Device = None,
+    dtype: Dtype = None,
     out: OwnOut = None,
     cores: Cores = None,
     data: Data = None,
@@ -120,7 +141,7 @@ def sensitivity(
     split = split or split_for(chosen, Role.TRAIN)
     steps_allowed = max_steps or chosen.defaults.max_steps
     job = Job(split, tasks, router, router, seeds=(seed,), label=True, max_steps=steps_allowed)
-    spec = _spec(chosen, model, low, cache_mode)
+    spec = _spec(chosen, model, low, cache_mode, engine, device, dtype)
     directory, episodes = _record("sensitivity", suite, data, job, spec, out, cores)
     from bitroute.evaluation.labels import summarise_labels  # noqa: PLC0415
     from bitroute.evaluation.tables import align  # noqa: PLC0415
@@ -140,22 +161,31 @@ def sensitivity(
     typer.echo(f"labels: {directory / 'traces.jsonl'}")
 
 
-def _spec(suite: Suite, model: Path | None, low: str | None, cache_mode: str) -> EngineSpec:
+def _spec(
+    suite: Suite,
+    model: Path | None,
+    low: str | None,
+    cache_mode: str,
+    engine: str | None,
+    device: str | None,
+    dtype: str | None,
+) -> EngineSpec:
     """The engine to play with; its variants are made in the run's directory. What is not said is the suite's default."""
     from bitroute.engines.engine import CacheMode  # noqa: PLC0415
+    from bitroute.engines.registry import check_scheme  # noqa: PLC0415
     from bitroute.engines.spec import EngineSpec  # noqa: PLC0415
     from bitroute.envs.models import find_model  # noqa: PLC0415
-    from bitroute.quantization.scheme import Scheme  # noqa: PLC0415
 
-    scheme = low or suite.defaults.low
-    Scheme.parse(scheme)
+    kind, scheme = engine or "torch", low or suite.defaults.low
+    check_scheme(kind, scheme)
     return EngineSpec(
+        kind=kind,
         model=find_model(model or suite.defaults.model, suite),
         schemes=(scheme,),
         variants=Path("variants"),
         cache_mode=CacheMode(cache_mode),
-        device="cpu",
-        dtype="float32",
+        device=device or "auto",
+        dtype=dtype or "float32",
     )
 
 
@@ -166,9 +196,10 @@ def _record(
 
     Wrong input is refused before the directory is made.
     """
-    from bitroute.engines import loading as hosting  # noqa: PLC0415
+    from bitroute.engines.registry import identify, prepare  # noqa: PLC0415
     from bitroute.envs.models import find_router, model_name  # noqa: PLC0415
     from bitroute.envs.suite import check_tasks  # noqa: PLC0415
+    from bitroute.nn.device import pick_device  # noqa: PLC0415
     from bitroute.nn.tokenizer import Tokenizer  # noqa: PLC0415
     from bitroute.rollout.host import calibration_batches, load_player  # noqa: PLC0415
     from bitroute.rollout.workers import Hosting, workers  # noqa: PLC0415
@@ -178,7 +209,8 @@ def _record(
     suite = load_suite(name, data)
     check_tasks(suite, job.split, job.count)
     Tokenizer.load(spec.model)
-    identity = hosting.identity(spec.model)
+    pick_device(spec.device)
+    identity = identify(spec)
     named = find_router(job.router)
     try:
         router = build_router(named, spec.ladder, identity)
@@ -195,13 +227,15 @@ def _record(
         "fingerprint": identity,
         "low": spec.schemes[0],
         "cache_mode": spec.cache_mode,
+        "engine": spec.kind,
+        "dtype": spec.dtype,
         **dataclasses.asdict(job),
         "router_file": digest(Path(named)) if Path(named).exists() else None,
     }
     path = out or directory_for(Path("runs") / kind, f"{job.router}-{job.split}", settings)
     with RunDirectory(path, settings):
-        spec = dataclasses.replace(spec, variants=path / "variants")
-        hosting.quantize(spec.model, spec.schemes[0], spec.variants, lambda: calibration_batches(suite, spec.model))
+        spec = dataclasses.replace(spec, variants=path / "variants", fingerprint=identity)
+        prepare(spec, lambda: calibration_batches(suite, spec.model))
         with workers(load_player, Hosting(name, data, spec), cores) as pool:
             return path, pool.record(job, path / "traces.jsonl", f"{job.router} on {job.split}")
 

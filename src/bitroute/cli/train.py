@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bitroute.cli.extras import need
-from bitroute.cli.options import Cores, Data, Model, Out, RunPath, SuiteName, examples
+from bitroute.cli.options import Cores, Data, Device, Dtype, Engine, Model, Out, RunPath, SuiteName, examples
 from bitroute.envs.models import find_model
 from bitroute.envs.registry import DEFAULT, load_suite
 from bitroute.errors import ConfigError
@@ -52,6 +52,7 @@ def train_lm(
         typer.Option(help="agent: the reference agent's 3.3 M network; router: the 0.3 M one that encoders start from."),
     ] = "agent",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; its own choice by default.")] = None,
+    device: Device = None,
     published: Annotated[bool, typer.Option("--published", help="Mix in the training tasks of the suite's publisher.")] = False,
     data: Data = None,
 ) -> None:
@@ -62,6 +63,7 @@ def train_lm(
     chosen = load_suite(suite, data)
     reader = find_model(tokenizer or chosen.defaults.model, chosen)
     from bitroute.envs.suite import demonstrating  # noqa: PLC0415
+    from bitroute.nn.device import pick_device  # noqa: PLC0415
     from bitroute.nn.tokenizer import Tokenizer  # noqa: PLC0415
     from bitroute.routers.encoder.network import encoder_config  # noqa: PLC0415
     from bitroute.store.files import write_atomic  # noqa: PLC0415
@@ -70,6 +72,7 @@ def train_lm(
 
     if not math.isfinite(tokens):
         raise ConfigError(f"--tokens {tokens}: a training ends after a finite number of tokens")
+    place = pick_device(device or "auto")
     words = Tokenizer.load(reader)
     source = demonstrating(chosen).demonstrations(chosen.agent(words), seed=seed, published=published)
     recipe = language_model.LanguageModelRecipe(tokens=int(tokens), seed=seed)
@@ -77,7 +80,11 @@ def train_lm(
         words.save(out)
         write_atomic(out / "provenance.json", json.dumps(provenance(), indent=2) + "\n")
     shape = language_model.agent_config() if network == "agent" else encoder_config(language_model.agent_config().vocab_size)
+<<<<<<< HEAD
     language_model.train_language_model(shape, recipe, source, out, end_token=words.end, pad_token=words.pad, threads=threads)
+=======
+    language_model.train(shape, recipe, source, out, end_token=words.end, pad_token=words.pad, device=place, threads=threads)
+>>>>>>> e84a5ee (Engines: kinds that name, make and host variants; device and dtype in commands and configuration)
     typer.echo(f"the model is in {out}" + (f"; next: bitroute play --model {out}" if network == "agent" else ""))
 
 
@@ -97,6 +104,9 @@ def train_router(
         Path | None,
         typer.Option(help="JSON file, see docs/reference/config.md; by default that of the run in --out, else all defaults."),
     ] = None,
+    engine: Engine = None,
+    device: Device = None,
+    dtype: Dtype = None,
     cores: Cores = None,
     traces: Annotated[
         Path | None, typer.Option(help="Learn from these instead: what `bitroute export` wrote. Nothing is played.")
@@ -116,13 +126,15 @@ def train_router(
     Steps of the suite's training split are labelled first. With --traces recorded steps are labelled and KL-ST alone is trained
     on them; from features without text a signals router. A stopped training goes on where it was.
     """
+    from bitroute.engines.registry import find_kind  # noqa: PLC0415
     from bitroute.experiment.config import ExperimentConfig  # noqa: PLC0415
     from bitroute.store.runs import CONFIG  # noqa: PLC0415
 
     if traces is not None:
         if config is not None:
             raise ConfigError("--config describes what is played, with --traces nothing is: use one of them")
-        _learn(traces, load_suite(suite), model, low, high, tools, out)
+        place = {"engine": engine or "torch", "device": device or "auto", "dtype": dtype or "float32"}
+        _learn(traces, load_suite(suite), model, low, high, tools, out, place)
         return
     if model is not None or low is not None or high is not None:
         raise ConfigError("--model, --low and --high go with --traces; without it they stand in the configuration")
@@ -130,19 +142,21 @@ def train_router(
         raise ConfigError("--tools goes with --traces")
     stored = out / CONFIG
     source = config or (stored if stored.exists() else None)
-    if source and (suite != DEFAULT or data is not None):
-        raise ConfigError(f"--suite and --data stand in the configuration {source}: leave them out")
-    chosen = _with_models(ExperimentConfig.load(source) if source else ExperimentConfig(suite=suite, data=data))
+    if source and (suite != DEFAULT or any(value is not None for value in (data, engine, dtype))):
+        raise ConfigError(f"--suite, --data, --engine and --dtype stand in the configuration {source}: leave them out")
+    find_kind(engine or "torch")
+    own = {"engine": engine or "torch", "dtype": dtype or "float32"}
+    chosen = _with_models(ExperimentConfig.load(source) if source else ExperimentConfig(suite=suite, data=data, **own))
     from bitroute.experiment.experiment import experiment  # noqa: PLC0415
     from bitroute.experiment.stages import train_routers  # noqa: PLC0415
 
-    with experiment(chosen, out, cores) as run:
+    with experiment(chosen.on(device), out, cores) as run:
         train_routers(run)
     typer.echo(f"routers are in {out / 'routers'}; next: bitroute evaluate {out}")
 
 
 @app.command(epilog=examples("bitroute evaluate runs/router"))
-def evaluate(run: RunPath, cores: Cores = None) -> None:
+def evaluate(run: RunPath, device: Device = None, cores: Cores = None) -> None:
     """Compare all policies of a run at its budgets.
 
     Calibrates them on validation, plays the evaluated splits, prints the table and writes the report.
@@ -154,7 +168,7 @@ def evaluate(run: RunPath, cores: Cores = None) -> None:
     from bitroute.experiment.experiment import experiment  # noqa: PLC0415
     from bitroute.experiment.method import run_method  # noqa: PLC0415
 
-    with experiment(config, run, cores) as opened:
+    with experiment(config.on(device), run, cores) as opened:
         _tell(run_method(opened), run)
 
 
@@ -189,6 +203,8 @@ def demo(
     tasks: Annotated[
         int, typer.Option(min=1, help="Tasks to compare on; labels and training take theirs in proportion. Fewer say less.")
     ] = 512,
+    device: Device = None,
+    dtype: Dtype = None,
     cores: Cores = None,
 ) -> None:
     """The whole method in minutes.
@@ -198,16 +214,23 @@ def demo(
     need("torch", "report")
     from bitroute.experiment.config import demo_config  # noqa: PLC0415
 
-    config = _with_models(demo_config(suite, model, tasks))
+    config = _with_models(demo_config(suite, model, tasks, dtype or "float32"))
     from bitroute.experiment.experiment import experiment  # noqa: PLC0415
     from bitroute.experiment.method import run_method  # noqa: PLC0415
 
-    with experiment(config, out, cores) as run:
+    with experiment(config.on(device), out, cores) as run:
         _tell(run_method(run), out)
 
 
 def _learn(
-    traces: Path, suite: Suite, model: Path | None, low: str | None, high: str | None, tools: Path | None, out: Path
+    traces: Path,
+    suite: Suite,
+    model: Path | None,
+    low: str | None,
+    high: str | None,
+    tools: Path | None,
+    out: Path,
+    place: dict[str, str],
 ) -> None:
     """Train on what was recorded; how the suite refuses an action is one of the signals."""
     from bitroute.store.features import is_features  # noqa: PLC0415
@@ -226,7 +249,7 @@ def _learn(
     from bitroute.training.recorded import train_recorded  # noqa: PLC0415
 
     definitions = read_tools(tools) if tools else ()
-    found = train_recorded(traces, source, low, high, out, failures=suite.failures, tools=definitions)
+    found = train_recorded(traces, source, low, high, out, failures=suite.failures, tools=definitions, **place)
     typer.echo(
         f"{found['steps']} steps of {found['episodes']} episodes labelled; {found['captured']:.0%} of the held-out divergence "
         f"lies in the 30 % of the steps that score highest; routers are in {out / 'routers'}: kl-st and signals.json"

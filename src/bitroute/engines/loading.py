@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bitroute.engines.engine import CacheMode
 from bitroute.engines.spec import EngineSpec
 from bitroute.engines.torch import TorchEngine
 from bitroute.errors import DataError
@@ -24,8 +23,6 @@ from bitroute.quantization.quantize import CalibrationBatches, quantize_model
 from bitroute.quantization.scheme import Scheme
 from bitroute.quantization.store import load_variant, read_info, save_variant
 from bitroute.store.files import write_atomic
-
-HIGH = "bf16"  # the checkpoint as it is: bfloat16 weights
 
 
 def variant_path(directory: Path, scheme: str) -> Path:
@@ -96,20 +93,3 @@ def load_torch(spec: EngineSpec, end_token: int) -> TorchEngine:
         ladder[scheme] = variant.eval()
     ladder[spec.high] = model.to(device, dtype).eval()
     return TorchEngine(ladder, end_token=end_token, fingerprint=name, cache_mode=spec.cache_mode)
-
-
-def host(
-    model_directory: Path,
-    schemes: Sequence[str],
-    variants: Path,
-    *,
-    end_token: int,
-    cache_mode: CacheMode = CacheMode.OWN,
-    dtype: torch.dtype = torch.float32,
-) -> TorchEngine:
-    """As `load_torch`, on the processor."""
-    name = str(dtype).removeprefix("torch.")
-    spec = EngineSpec(
-        model=model_directory, schemes=tuple(schemes), variants=variants, cache_mode=cache_mode, device="cpu", dtype=name
-    )
-    return load_torch(spec, end_token)

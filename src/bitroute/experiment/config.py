@@ -12,10 +12,11 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
+from bitroute.engines.registry import check_scheme, find_kind
+from bitroute.engines.spec import check_device
 from bitroute.envs.registry import DEFAULT, load_suite
 from bitroute.envs.suite import Role, Suite, split_for
 from bitroute.errors import ConfigError
-from bitroute.quantization.scheme import Scheme
 from bitroute.training.recipes import GrpoRecipe, SupervisedRecipe
 
 DEMO_TASKS: Final = 512  # that `bitroute demo` evaluates
@@ -24,6 +25,7 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]  # K = 0 and K = 1 are the all-low and all-high rows of every table
 Recipe = TypeVar("Recipe", SupervisedRecipe, GrpoRecipe)
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Baseline = Literal["random", "periodic", "repetition", "uncertainty", "past-uncertainty", "signals", "oracle"]
 
 
@@ -77,14 +79,21 @@ class ExperimentConfig(BaseModel):
         None, description="directory of the files that the suite's publisher offers; by default where the suite looks itself"
     )
     model: Path = _suited("model", "the agent's language model: a bundled one's name, or a directory")
-    low: Annotated[str, _checked(Scheme.parse)] = _suited(
-        "low", "scheme of the low variant, fixed on validation before any routing"
+    engine: Annotated[str, _checked(find_kind)] = Field(
+        "torch", description="kind of engine that hosts the model: torch, or one that an installed package adds"
     )
+    low: str = _suited("low", "scheme of the low variant, fixed on validation before any routing")
     low_call: Share = Field(
         0.56, description="cost of one call of the low variant, probes included, relative to one of the high variant"
     )
     cache_mode: Literal["own", "shared"] = Field("own", description="one KV cache per variant, or one for all")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the products; weights are as stored")
+    dtype: Dtype = Field(
+        "float32",
+        description="arithmetic of the products, weights are as stored; auto measures which of float32 and bfloat16 is faster",
+    )
+    device: Annotated[str, _checked(check_device)] = Field(
+        "auto", description="where to play and train: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps"
+    )
     max_steps: Count = _suited("max_steps", "an episode that has not succeeded by then has failed")
     budgets: Annotated[tuple[Share, ...], Field(min_length=1), AfterValidator(_distinct)] = _suited(
         "budgets", "K: mean share of steps at high precision, strictly between 0 and 1"
@@ -119,6 +128,17 @@ class ExperimentConfig(BaseModel):
     )
     ablations: bool = Field(True, description="evaluate KL-ST alone and GRPO alone beside both stages")
 
+    @field_validator("low")
+    @classmethod
+    def _hosted(cls, low: str, known: ValidationInfo) -> str:
+        """Refuse a variant that the engine does not know."""
+        if "engine" in known.data:
+            try:
+                check_scheme(known.data["engine"], low)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return low
+
     @field_validator("splits")
     @classmethod
     def _known(cls, splits: dict[str, int], known: ValidationInfo) -> dict[str, int]:
@@ -131,6 +151,13 @@ class ExperimentConfig(BaseModel):
                 except ConfigError as error:
                     raise ValueError(str(error)) from error
         return splits
+
+    def on(self, device: str | None) -> ExperimentConfig:
+        """The same experiment on another device; None leaves it where it is. Raises ConfigError for an unknown form."""
+        if device is None:
+            return self
+        check_device(device)
+        return self.model_copy(update={"device": device})
 
     def opened(self) -> Suite:
         """The suite with its data."""
@@ -157,7 +184,9 @@ def _sentence(problem: ErrorDetails) -> str:
     return f"{where}: {message}" if where else message
 
 
-def demo_config(suite: str = DEFAULT, model: Path | None = None, tasks: int = DEMO_TASKS) -> ExperimentConfig:
+def demo_config(
+    suite: str = DEFAULT, model: Path | None = None, tasks: int = DEMO_TASKS, dtype: Dtype = "float32"
+) -> ExperimentConfig:
     """Sized for minutes on two cores: one seed, one budget, a few hundred tasks, no ablations. `model` None is the suite's.
 
     `tasks` are evaluated; the stages before take tasks in proportion, and never none.
@@ -169,6 +198,7 @@ def demo_config(suite: str = DEFAULT, model: Path | None = None, tasks: int = DE
     return ExperimentConfig(
         suite=suite,
         model=model or load_suite(suite).defaults.model,
+        dtype=dtype,
         budgets=(0.3,),
         seeds=(0,),
         label_tasks=share(320),

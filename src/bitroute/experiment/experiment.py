@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from bitroute.engines.engine import CacheMode
-from bitroute.engines.loading import identity, quantize
+from bitroute.engines.registry import identify, prepare
 from bitroute.engines.spec import EngineSpec
 from bitroute.envs.models import find_model
 from bitroute.envs.suite import Role, Suite, check_tasks, split_for
@@ -22,11 +22,14 @@ from bitroute.episode import Episode
 from bitroute.errors import ConfigError
 from bitroute.experiment.config import ExperimentConfig
 from bitroute.nn.checkpoint import load_model
+from bitroute.nn.device import pick_device
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.rollout.host import calibration_batches, load_player
 from bitroute.rollout.workers import Hosting, Job, Workers, workers
 from bitroute.routers.encoder.dataset import TextReader
 from bitroute.store.runs import RunDirectory
+
+WHERE: Final = ("device",)  # what may differ when a run goes on: it says where things are computed, not what
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,11 @@ class Experiment:
         """Where the run's files are."""
         return self.directory.path
 
+    @property
+    def device(self) -> torch.device:
+        """Where routers are trained. Raises CapabilityError when it is not there."""
+        return pick_device(self.config.device)
+
     def split(self, role: Role) -> str:
         """The suite's split for a role."""
         return split_for(self.suite, role)
@@ -67,11 +75,12 @@ class Experiment:
 def spec_of(config: ExperimentConfig, out: Path) -> EngineSpec:
     """The engine that the run in `out` plays with."""
     return EngineSpec(
+        kind=config.engine,
         model=find_model(config.model, config.opened()),
         schemes=(config.low,),
         variants=out / "variants",
         cache_mode=CacheMode(config.cache_mode),
-        device="cpu",
+        device=config.device,
         dtype=config.dtype,
     )
 
@@ -86,8 +95,13 @@ def opened(config: ExperimentConfig, directory: RunDirectory, pool: Workers) -> 
         pool=pool,
         suite=suite,
         ladder=spec.ladder,
+<<<<<<< HEAD
         model=identity(spec.model),
         reader=TextReader(Tokenizer.load(spec.model)),
+=======
+        model=identify(spec),
+        reader=Reader(Tokenizer.load(spec.model)),
+>>>>>>> e84a5ee (Engines: kinds that name, make and host variants; device and dtype in commands and configuration)
         backbone=find_model(config.backbone, suite) if config.backbone else None,
     )
 
@@ -98,7 +112,8 @@ def experiment(config: ExperimentConfig, out: Path, cores: int | None = None) ->
     written.
     """
     suite, spec = config.opened(), spec_of(config, out)
-    identity(spec.model)
+    pick_device(spec.device)
+    spec = replace(spec, fingerprint=identify(spec))
     words = Tokenizer.load(spec.model).vocab_size
     if config.backbone:
         backbone = find_model(config.backbone, suite)
@@ -106,7 +121,7 @@ def experiment(config: ExperimentConfig, out: Path, cores: int | None = None) ->
             raise ConfigError(f"{backbone}: has {held} tokens, the tokenizer of {spec.model} {words}; want another backbone")
     for split in config.splits:
         check_tasks(suite, split, 1)
-    with RunDirectory(out, config.model_dump(mode="json")) as directory:
-        quantize(spec.model, config.low, spec.variants, lambda: calibration_batches(suite, spec.model))
+    with RunDirectory(out, config.model_dump(mode="json"), free=WHERE) as directory:
+        prepare(spec, lambda: calibration_batches(suite, spec.model))
         with workers(load_player, Hosting(config.suite, config.data, spec), cores) as pool:
             yield opened(config, directory, pool)

@@ -195,7 +195,7 @@ def new_network(run: Experiment, seed: int, inputs: str = "") -> EncoderNetwork:
     network = EncoderNetwork(config, use_signals=run.config.use_signals, use_probe=inputs == "+probe")
     if backbone:
         network.backbone.load_state_dict(backbone.state_dict())
-    return network
+    return network.to(run.device)
 
 
 def as_router(run: Experiment, network: EncoderNetwork, threshold: float = 0.0) -> EncoderRouter:
@@ -205,7 +205,7 @@ def as_router(run: Experiment, network: EncoderNetwork, threshold: float = 0.0) 
 
 def load_trained(run: Experiment, name: str) -> EncoderRouter:
     """An encoder that this run saved."""
-    return load_encoder(router_path(run, name), model=run.model, variants=run.ladder)
+    return load_encoder(router_path(run, name), model=run.model, variants=run.ladder).to(str(run.device))
 
 
 def router_path(run: Experiment, name: str) -> Path:

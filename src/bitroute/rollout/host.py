@@ -20,6 +20,7 @@ from bitroute.envs.models import find_router
 from bitroute.envs.registry import load_suite
 from bitroute.envs.suite import Calibrating, Role, Suite, demonstrating, split_for
 from bitroute.episode import Episode
+from bitroute.nn.device import pick_device
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.rollout.player import Player, play
 from bitroute.rollout.workers import Hosting, Play, Shard
@@ -39,11 +40,11 @@ def load_player(hosting: Hosting) -> Play:
     hosted = load_engine(hosting.engine, agent.end)
     engine: Engine[Any] = CachingEngine(hosted) if hosted.cache_mode is CacheMode.OWN else hosted
 
-    build = builder(engine.ladder, engine.fingerprint)
+    build, device = builder(engine.ladder, engine.fingerprint), str(pick_device(hosting.engine.device))
 
     def run(shard: Shard) -> list[Episode]:
         job = shard.job
-        router = build(find_router(job.router)).with_options(threshold=job.threshold, sample=job.sample)
+        router = build(find_router(job.router)).with_options(threshold=job.threshold, sample=job.sample).to(device)
         player = Player(
             suite.environment, agent, engine, router, max_steps=job.max_steps, constrained=not job.free, label=job.label
         )

@@ -137,9 +137,9 @@ def _progress(total: int, description: str, done: int = 0) -> Iterator[Any]:
 
 @contextmanager
 def workers(load: Callable[[Hosting], Play], hosting: Hosting, count: int | None = None) -> Iterator[Workers]:
-    """Up to `count` processes (all cores by default), started when there is something to play. `load` (a module-level function)
-    makes what plays a shard, once in each. Shards of one number always go to the same process, so that it meets the same tasks
-    again under the next policy, and what it remembers of them serves.
+    """Up to `count` processes (by default as many as cores; one on an accelerator), started when there is something to play.
+    `load` (a module-level function) makes what plays a shard, once in each. Shards of one number always go to the same process,
+    so that it meets the same tasks again under the next policy, and what it remembers of them serves.
 
     Whatever ends the block, Ctrl-C included, stops them at once: what is on disk stays, the rest is played again. They also end
     when this process is killed. Raises BitrouteError when a worker was killed.
@@ -149,7 +149,7 @@ def workers(load: Callable[[Hosting], Play], hosting: Hosting, count: int | None
     ended, alive = context.Pipe(duplex=False)  # nothing is ever sent: workers see its end when this process closes it or dies
     pools = [
         ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=(load, hosting, ended))
-        for _ in range(count or cores())
+        for _ in range(count or _processes(hosting.engine.device))
     ]
 
     def submit(shard: Shard) -> Future[list[Episode]]:
@@ -167,6 +167,15 @@ def workers(load: Callable[[Hosting], Play], hosting: Hosting, count: int | None
         for pool in pools:
             pool.shutdown(cancel_futures=True)
         ended.close()
+
+
+def _processes(device: str) -> int:
+    """As many as there are cores; on an accelerator one, which keeps it busy alone: others would hold the model again."""
+    if device != "cpu":
+        from bitroute.nn.device import pick_device  # noqa: PLC0415  (torch is an extra)
+
+        device = pick_device(device).type
+    return cores() if device == "cpu" else 1
 
 
 def cores() -> int:

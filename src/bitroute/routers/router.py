@@ -76,6 +76,10 @@ class Router(Protocol):
             raise ConfigError(f"router {self.name} does not score steps, {what}")
         return self
 
+    def to(self, device: str) -> Self:
+        """The router, computing on `device` (in torch's spelling) from now on; most have nothing to move."""
+        return self
+
     def begin(self, seed: int) -> Any:
         """The state of a new episode (its seed, a cache ...)."""
         return seed

@@ -12,7 +12,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -81,9 +81,11 @@ class RunDirectory:
     Between `__init__` and `close` (or the end of the `with` block, or of the process) nobody else can open it.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
-        """Open or make `path`. Raises ConfigError when it holds a run of another configuration or is at work elsewhere,
-        DataError when it cannot be written or its configuration is damaged.
+    def __init__(self, path: Path, config: dict[str, Any], *, free: Sequence[str] = ()) -> None:
+        """Open or make `path`. A later run may differ in the `free` keys of the configuration.
+
+        Raises ConfigError when it holds a run of another configuration or is at work elsewhere, DataError when it cannot be
+        written or its configuration is damaged.
         """
         self.path = path
         wanted = json.loads(json.dumps(config))  # as it will be read: tuples as lists
@@ -93,12 +95,12 @@ class RunDirectory:
         except OSError as error:
             raise DataError(f"cannot write {path}: {error.strerror}") from error
         try:
-            self._open(wanted)
+            self._open(wanted, free)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, config: dict[str, Any]) -> None:
+    def _open(self, config: dict[str, Any], free: Sequence[str]) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -108,7 +110,7 @@ class RunDirectory:
             before = read_json(stored)
             if not isinstance(before, dict):
                 raise DataError(f"{stored}: is no configuration of a run; choose another --out")
-            differing = sorted(k for k in before.keys() | config.keys() if before.get(k) != config.get(k))
+            differing = sorted(k for k in (before.keys() | config.keys()) - set(free) if before.get(k) != config.get(k))
             if differing:
                 raise ConfigError(f"{self.path}: holds a run with another {', '.join(differing)}; choose another --out")
             self._sweep(self.path.rglob(".*.tmp"))

@@ -7,7 +7,7 @@ would make its embeddings sixty times as large as the rest of it. Knows traces a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -18,13 +18,12 @@ import torch
 
 from bitroute.agents.chat import ChatAgent
 from bitroute.agents.template import ChatTemplate
-from bitroute.engines.loading import identity, quantize
-from bitroute.engines.registry import load_engine
+from bitroute.engines.registry import check_scheme, identify, load_engine, prepare
 from bitroute.engines.spec import EngineSpec
 from bitroute.episode import Episode
 from bitroute.errors import ConfigError, DataError
+from bitroute.nn.device import pick_device
 from bitroute.nn.tokenizer import Tokenizer, train_tokenizer
-from bitroute.quantization.scheme import Scheme
 from bitroute.routers.calibrated import Calibrated, save_calibration
 from bitroute.routers.encoder.dataset import TextReader, Trajectory, read_episode
 from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
@@ -118,26 +117,33 @@ def train_recorded(
     *,
     failures: Sequence[str] = (),
     tools: Sequence[Mapping[str, Any]] = (),
+    engine: str = "torch",
+    device: str = "auto",
+    dtype: str = "float32",
 ) -> dict[str, Any]:
     """Label the traces and train both learned routers into `out`; what was found, as numbers. `failures` are phrases by which
     the environment refuses an action.
 
     `tools` are the definitions that the recorded requests had, which traces lack. A run that was stopped goes on with the next
-    episode. Raises DataError for unreadable traces, too few of them, and a model without a usable chat template, ConfigError
+    episode. `engine` is the kind that hosts the model; it computes on `device` in `dtype`, and the encoder is trained there.
+    Raises DataError for unreadable traces, too few of them, and a model without a usable chat template, ConfigError
     where it does not show which variant of the traces is the high one.
     """
-    scheme, agent = Scheme.parse(low), ChatAgent(ChatTemplate.load(model, tools))
-    name, spec = identity(model), EngineSpec(model=model, schemes=(low,), variants=out / "variants", dtype="float32")
+    check_scheme(engine, low)
+    place, agent = pick_device(device), ChatAgent(ChatTemplate.load(model, tools))
+    spec = EngineSpec(kind=engine, model=model, schemes=(low,), variants=out / "variants", device=device, dtype=dtype)
+    name = identify(spec)
     episodes = [e for e in read_traces(traces) if e.steps]
     top = high_of(episodes, high, ("high", spec.high))
-    settings = {"traces": digest(traces), "model": name, "low": str(scheme), "high": top, "template": agent.template.digest}
+    settings = {"traces": digest(traces), "model": name, "low": low, "high": top, "template": agent.template.digest}
+    settings |= {"engine": engine, "dtype": dtype}
     with RunDirectory(out, settings) as run:
-        quantize(model, low, spec.variants, partial(calibration, agent, episodes))
-        engine = load_engine(spec, agent.end)
-        labelled = label_all(engine, agent, episodes, top, out / "traces" / "labels.jsonl")
+        prepare(spec, partial(calibration, agent, episodes))
+        hosted = load_engine(replace(spec, fingerprint=name), agent.end)
+        labelled = label_all(hosted, agent, episodes, top, out / "traces" / "labels.jsonl")
         tokenizer = router_tokenizer(model, episodes)
         return run.once(
-            "metrics", lambda: train_on_labels(labelled, tokenizer, top, spec.ladder, name, out / "routers", failures)
+            "metrics", lambda: train_on_labels(labelled, tokenizer, top, spec.ladder, name, out / "routers", failures, place=place)
         )
 
 
@@ -185,11 +191,13 @@ def train_on_labels(
     out: Path,
     failures: Sequence[str] = (),
     quantiles: Sequence[float] = QUANTILES,
+    place: torch.device | None = None,
 ) -> dict[str, Any]:
     """Both routers from labelled episodes: out/kl-st (the encoder) and out/signals.json, each with a calibration.
 
     tau and the epoch are those that capture most of the divergence of held-out episodes at `BUDGET`. Thresholds are quantiles
-    of held-out scores: nothing was played at them, so the gateway's own budget control has the last word.
+    of held-out scores: nothing was played at them, so the gateway's own budget control has the last word. `place` is the device
+    that the encoder is trained on, the processor by default.
     """
     reader, config = TextReader(tokenizer), encoder_config(tokenizer.vocab_size)
     room = config.max_position_embeddings
@@ -201,7 +209,7 @@ def train_on_labels(
     candidates = {float(np.quantile(data.divergences, q)) for q in quantiles}
     for tau in sorted(t for t in candidates if 0 < (data.divergences >= t).mean() < 1):
         torch.manual_seed(0)
-        network = EncoderNetwork(config, use_signals=has_signals)
+        network = EncoderNetwork(config, use_signals=has_signals).to(place)
         curve = train_supervised(network, data.labelled, held.labelled, tau, SupervisedRecipe(), BUDGET)
         captured = max(row["captured"] for row in curve)
         if best is None or captured > best[0]:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file, save
@@ -76,6 +76,11 @@ class EncoderRouter(ThresholdRouter):
         self.network, self.model = network, model
         self.reader = TextReader(tokenizer, remember=0)  # a text comes once an episode, and is kept as keys and values
         self.probes = frozenset({Probe.LOW_GENERATION}) if network.use_probe else frozenset()
+
+    def to(self, device: str) -> Self:
+        """The router, its network on `device`. What states hold stays where it is: move it before the first decision."""
+        self.network.to(device)
+        return self
 
     def remember(self) -> EpisodeReading:
         """Nothing has been read yet."""
