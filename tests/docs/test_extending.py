@@ -19,6 +19,18 @@ def test_a_page_builds_what_it_says_in_few_lines(page: str) -> None:
     assert 0 < length(EXTENDING / f"{page}.md") < LONGEST
 
 
+def test_an_engine_needs_as_few() -> None:
+    assert 0 < length(EXTENDING / "engine.md", "bigram_engine.py", "pyproject.toml") < LONGEST
+
+
+@pytest.mark.slow
+def test_an_engine_keeps_the_contract_and_is_played_with(tmp_path: Path) -> None:
+    _, made, checked, played = follow(EXTENDING / "engine.md", tmp_path)
+    assert made == "" and (tmp_path / "bigrams" / "bigrams.npy").exists()
+    assert "1 passed" in checked
+    assert "random:0.5 on validation: success" in played and "broke" not in played
+
+
 @pytest.mark.slow
 def test_a_router_is_trained_saved_loaded_and_played(tmp_path: Path) -> None:
     _, trained, played = follow(EXTENDING / "router.md", tmp_path)

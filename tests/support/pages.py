@@ -29,9 +29,11 @@ def files(page: Path) -> dict[str, str]:
     return {name: "\n\n".join(parts) for name, parts in found.items()}
 
 
-def length(page: Path) -> int:
-    """Lines of code on the page that are not empty, over all its files."""
-    return sum(bool(line.strip()) for text in files(page).values() for line in text.splitlines())
+def length(page: Path, *names: str) -> int:
+    """Lines of code on the page that are not empty, over the files of these names; without a name over all of them."""
+    return sum(
+        bool(line.strip()) for name, text in files(page).items() if not names or name in names for line in text.splitlines()
+    )
 
 
 def commands(page: Path) -> Iterator[list[str]]:

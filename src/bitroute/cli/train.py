@@ -80,11 +80,9 @@ def train_lm(
         words.save(out)
         write_atomic(out / "provenance.json", json.dumps(provenance(), indent=2) + "\n")
     shape = language_model.agent_config() if network == "agent" else encoder_config(language_model.agent_config().vocab_size)
-<<<<<<< HEAD
-    language_model.train_language_model(shape, recipe, source, out, end_token=words.end, pad_token=words.pad, threads=threads)
-=======
-    language_model.train(shape, recipe, source, out, end_token=words.end, pad_token=words.pad, device=place, threads=threads)
->>>>>>> e84a5ee (Engines: kinds that name, make and host variants; device and dtype in commands and configuration)
+    language_model.train_language_model(
+        shape, recipe, source, out, end_token=words.end, pad_token=words.pad, device=place, threads=threads
+    )
     typer.echo(f"the model is in {out}" + (f"; next: bitroute play --model {out}" if network == "agent" else ""))
 
 

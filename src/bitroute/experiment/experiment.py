@@ -95,13 +95,8 @@ def opened(config: ExperimentConfig, directory: RunDirectory, pool: Workers) -> 
         pool=pool,
         suite=suite,
         ladder=spec.ladder,
-<<<<<<< HEAD
-        model=identity(spec.model),
-        reader=TextReader(Tokenizer.load(spec.model)),
-=======
         model=identify(spec),
-        reader=Reader(Tokenizer.load(spec.model)),
->>>>>>> e84a5ee (Engines: kinds that name, make and host variants; device and dtype in commands and configuration)
+        reader=TextReader(Tokenizer.load(spec.model)),
         backbone=find_model(config.backbone, suite) if config.backbone else None,
     )
 

@@ -143,7 +143,8 @@ def train_recorded(
         labelled = label_all(hosted, agent, episodes, top, out / "traces" / "labels.jsonl")
         tokenizer = router_tokenizer(model, episodes)
         return run.once(
-            "metrics", lambda: train_on_labels(labelled, tokenizer, top, spec.ladder, name, out / "routers", failures, place=place)
+            "metrics",
+            lambda: train_on_labels(labelled, tokenizer, top, spec.ladder, name, out / "routers", failures, place=place),
         )
 
 
