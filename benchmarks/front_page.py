@@ -24,8 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bitroute.engines.loading import quantize
-from bitroute.engines.registry import load_engine
+from bitroute.engines.registry import load_engine, prepare
 from bitroute.engines.spec import EngineSpec
 from bitroute.envs.alfworld.suite import AlfworldSuite
 from bitroute.envs.models import find_model
@@ -91,7 +90,7 @@ def play_rows(rows: Sequence[Policy], out: Path, tasks: int, cores: int | None) 
     """Play the rows into `out`, those of one low variant by the same processes; what is there already is not played again."""
     for low in dict.fromkeys(row.low for row in rows):
         spec = spec_for(low, out)
-        quantize(spec.model, low, spec.variants, lambda model=spec.model: calibration_batches(SUITE, model))  # type: ignore[misc]
+        prepare(spec, lambda: calibration_batches(SUITE, find_model(SUITE.defaults.model, SUITE)))
         with workers(load_player, Hosting(SUITE.name, None, spec), cores) as pool:
             for row in (row for row in rows if row.low == low):
                 threshold = None
@@ -161,7 +160,8 @@ def described(row: Policy, episodes: Sequence[Episode], low: Sequence[Episode], 
 
 
 def picture(played: dict[str, list[Episode]]) -> Episode | None:
-    """An episode for the picture: the shortest that the trained router wins and low loses, with both precisions in it."""
+    """The episode for the picture: one that the trained router wins and low loses, with both precisions in it; of these the one
+    whose number of steps is nearest to 11, which fits a screen."""
     fitting = [
         episode
         for episode, low in zip(played["trained-0.1"], played["all-low"], strict=True)
@@ -175,7 +175,7 @@ def write_results(out: Path, results: Path, tasks: int, rescued: list[dict[str, 
     played = {row.name: list(read_traces(traces(out, row))) for row in ROWS}
     rows = [described(row, played[row.name], played["all-low"], played["repetition"]) for row in ROWS]
     positions = sum(r["steps"] for r in rescued)
-    document = {
+    document: dict[str, Any] = {
         "split": SPLIT,
         "tasks": tasks,
         "seed": 0,
