@@ -6,8 +6,8 @@
 Every row plays the same tasks of `unseen` with the bundled agent, greedily, constrained to admissible commands, seed 0.
 Printed and written for each row: success with its Wilson interval, K (the mean of the episodes' shares of high steps) and the
 pooled share (high steps of all steps) with bootstrap intervals over tasks, steps and prefilled tokens an episode, and the
-paired differences from all-low and from the rule `repetition` on the same tasks. At the end, `--rescues` tasks that all-low
-loses and all-high wins are played again with one step at high, once for each step of the lost episode.
+paired differences from all-low, from all-high and from the rule `repetition` on the same tasks. At the end, `--rescues` tasks
+that all-low loses and all-high wins are played again with one step at high, once for each step of the lost episode.
 benchmarks/pictures.py draws what this writes.
 """
 
@@ -31,6 +31,7 @@ from bitroute.envs.models import find_model
 from bitroute.episode import Episode
 from bitroute.evaluation.statistics import (
     Estimate,
+    Floats,
     bootstrap_difference,
     bootstrap_mean,
     bootstrap_means,
@@ -53,6 +54,7 @@ from bitroute.training.calibration import spent
 SUITE: Final = AlfworldSuite()
 SPLIT: Final = "unseen"
 ROUNDED: Final = "w2g128-rtn"
+BESIDE: Final = ("all-low", "all-high", "repetition")  # rows that every row is compared with
 TRAINED: Final = "alfworld-router-trained"
 
 
@@ -135,10 +137,11 @@ def rescues(out: Path, tasks: int, wanted: int) -> list[dict[str, Any]]:
     return found
 
 
-def described(row: Policy, episodes: Sequence[Episode], low: Sequence[Episode], rule: Sequence[Episode]) -> dict[str, Any]:
+def described(row: Policy, played: dict[str, list[Episode]]) -> dict[str, Any]:
     """All figures of a row, as they are written."""
     ladder = (row.low, "bf16")
-    won, lowest, simple = (np.array([float(e.success) for e in several]) for several in (episodes, low, rule))
+    episodes = played[row.name]
+    won = np.array([float(e.success) for e in episodes])
     high = np.array([sum(s.decision.variant == ladder[-1] for s in e.steps) for e in episodes], dtype=np.float64)
     steps = np.array([len(e.steps) for e in episodes], dtype=np.float64)
     means = bootstrap_means(np.stack([high, steps], axis=1))
@@ -151,12 +154,20 @@ def described(row: Policy, episodes: Sequence[Episode], low: Sequence[Episode], 
         "pooled": asdict(Estimate(high.sum() / steps.sum(), *percentile_interval(means[:, 0] / means[:, 1]))),
         "steps": float(steps.mean()),
         "prefill": float(np.mean(prefill)),
-        "over_low": asdict(bootstrap_difference(won, lowest)),
-        "over_low_p": mcnemar(won > 0, lowest > 0).p,
-        "over_repetition": asdict(bootstrap_difference(won, simple)),
-        "over_repetition_p": mcnemar(won > 0, simple > 0).p,
         "failures": sum(e.failure is not None for e in episodes),
+        "over": {name: compared(won, np.array([float(e.success) for e in played[name]])) for name in BESIDE},
     }
+
+
+def compared(won: Floats, other: Floats) -> dict[str, float]:
+    """What a row wins more than another on the same tasks, with its interval; p is McNemar's, not corrected."""
+    return asdict(bootstrap_difference(won, other)) | {"p": mcnemar(won > 0, other > 0).p}
+
+
+def repeated(episodes: Sequence[Episode]) -> float:
+    """The share of steps whose message was seen before in their episode."""
+    steps = sum(len(e.steps) for e in episodes)
+    return sum(len(e.steps) - len({s.message for s in e.steps}) for e in episodes) / max(1, steps)
 
 
 def picture(played: dict[str, list[Episode]]) -> Episode | None:
@@ -173,7 +184,7 @@ def picture(played: dict[str, list[Episode]]) -> Episode | None:
 def write_results(out: Path, results: Path, tasks: int, rescued: list[dict[str, Any]]) -> None:
     """Print the table and write it with what it was measured on; the picture's episode beside it."""
     played = {row.name: list(read_traces(traces(out, row))) for row in ROWS}
-    rows = [described(row, played[row.name], played["all-low"], played["repetition"]) for row in ROWS]
+    rows = [described(row, played) for row in ROWS]
     positions = sum(r["steps"] for r in rescued)
     document: dict[str, Any] = {
         "split": SPLIT,
@@ -181,10 +192,14 @@ def write_results(out: Path, results: Path, tasks: int, rescued: list[dict[str, 
         "seed": 0,
         "model": str(SUITE.defaults.model),
         "high": "bf16",
-        "baseline": "all-low",
+        "baselines": BESIDE,
         "intervals": "95 %: success Wilson; k, pooled and differences bootstrap over tasks, 10,000 resamples; p McNemar, exact",
         "measured": provenance() | {"command": ["python", "benchmarks/front_page.py"]},
         "rows": rows,
+        "repeated_messages": {
+            "won": repeated([e for e in played["all-low"] if e.success]),
+            "lost": repeated([e for e in played["all-low"] if not e.success]),
+        },
         "rescues": {
             "tasks": len(rescued),
             "rescued": asdict(wilson(sum(bool(r["rescuing"]) for r in rescued), len(rescued))) if rescued else None,
@@ -206,12 +221,17 @@ def write_results(out: Path, results: Path, tasks: int, rescued: list[dict[str, 
             *(percent(row[key], "") for key in ("success", "k", "pooled")),
             f"{row['steps']:.1f}",
             f"{row['prefill']:.0f}",
-            *(percent(row[key], "+") for key in ("over_low", "over_repetition")),
+            *(percent(row["over"][name], "+") for name in BESIDE),
         )
         for row in rows
     ]
-    print(align(("policy", "low", "success %", "K %", "pooled %", "steps", "prefill", "over low", "over repetition"), cells))
+    print(
+        align(
+            ("policy", "low", "success %", "K %", "pooled %", "steps", "prefill", *(f"over {name}" for name in BESIDE)), cells
+        )
+    )
     print(f"{SPLIT}, n {tasks}, seed 0, {document['measured']['processor']}, commit {document['measured']['commit']}")
+    print("messages of all-low seen before: " + ", ".join(f"{k} {v:.0%}" for k, v in document["repeated_messages"].items()))
     if rescued:
         several = sum(bool(r["rescuing"]) for r in rescued)
         print(

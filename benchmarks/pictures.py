@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bitroute.episode import Episode
@@ -22,20 +23,28 @@ from bitroute.store.traces import read_traces
 
 # name of the row: (what the picture calls it, colour, where its name stands in points from the dot)
 LABELS: Final[dict[str, tuple[str, str, tuple[float, float]]]] = {
-    "all-high": ("all-high, bf16", "high", (-8, 8)),
-    "all-low": ("all-low, 2 bits rounded", "low", (10, -4)),
-    "gptq": ("all-low, 2 bits by GPTQ: no router", "series2", (10, 2)),
-    "w3": ("all-low, 3 bits rounded: no router", "series4", (10, 4)),
-    "random": ("random 0.1", "muted", (8, -12)),
-    "repetition": ("rule: seen before", "series3", (8, -14)),
-    "repetition-2": ("rule, dwell 2", "series3", (8, -14)),
-    "margin": ("margin of a probe", "series1", (8, 8)),
-    "trained-0.1": ("trained router, K 0.1", "series0", (8, -14)),
-    "trained-0.3": ("trained router, K 0.3", "series0", (8, 8)),
+    "all-high": ("all-high, bf16 (every step)", "high", (-4, 5)),
+    "all-low": ("all-low, 2 bits by rounding", "low", (10, -4)),
+    "gptq": ("all-low, 2 bits by GPTQ, no router", "series2", (10, 6)),
+    "w3": ("all-low, 3 bits by rounding, no router", "series4", (10, -10)),
+    "random": ("random", "muted", (10, -4)),
+    "repetition": ("rule: seen before", "series3", (-8, 8)),
+    "repetition-2": ("the rule, dwell 2", "series3", (10, 2)),
+    "margin": ("margin of a probe", "series1", (10, 4)),
+    "trained-0.1": ("trained router, K 0.1", "series0", (10, -12)),
+    "trained-0.3": ("trained router, K 0.3", "series0", (-10, -14)),
 }
+EDGE: Final = 42  # where the axis of shares ends, in percent
 ROW: Final = 24  # height of a step in the picture of an episode, in pixels
 WIDTH: Final = 860
 TEXT: Final = 78  # characters of what the environment said
+
+
+def cross(axes: Axes, x: dict[str, float], y: dict[str, float], colour: str) -> None:
+    """A dot with its intervals in both directions, in percent."""
+    bars = [[[100 * (e["value"] - e["low"])], [100 * (e["high"] - e["value"])]] for e in (x, y)]
+    place = [100 * x["value"]], [100 * y["value"]]
+    axes.errorbar(*place, xerr=bars[0], yerr=bars[1], fmt="o", markersize=6, color=colour, elinewidth=1, alpha=0.9)
 
 
 def success(rows: list[dict[str, Any]], n: int) -> Draw:
@@ -51,17 +60,12 @@ def success(rows: list[dict[str, Any]], n: int) -> Draw:
         for row in rows:
             name, colour, offset = LABELS[row["name"]]
             share, won = row["pooled"], row["success"]
-            axes.errorbar(
-                [100 * share["value"]],
-                [100 * won["value"]],
-                xerr=[[100 * (share["value"] - share["low"])], [100 * (share["high"] - share["value"])]],
-                yerr=[[100 * (won["value"] - won["low"])], [100 * (won["high"] - won["value"])]],
-                fmt="o",
-                markersize=6,
-                color=palette[colour],
-                elinewidth=1,
-                alpha=0.9,
-            )
+            if row["name"] == "all-high":  # at 100 %, where nothing else is: a line keeps the rest apart
+                axes.axhspan(100 * won["low"], 100 * won["high"], color=palette[colour], alpha=0.08, linewidth=0)
+                axes.axhline(100 * won["value"], color=palette[colour], linewidth=1, linestyle=(0, (4, 2)))
+                share = {"value": EDGE / 100}
+            else:
+                cross(axes, share, won, palette[colour])
             axes.annotate(
                 name,
                 (100 * share["value"], 100 * won["value"]),
@@ -71,7 +75,7 @@ def success(rows: list[dict[str, Any]], n: int) -> Draw:
                 color=palette[colour],
                 fontsize=9,
             )
-        axes.set_xlim(-2, 104)
+        axes.set_xlim(-1, EDGE)
         axes.set_xlabel("share of all steps at high precision, %", color=palette["ink"])
         axes.set_ylabel(f"tasks solved, % of {n:,}", color=palette["ink"])
 
@@ -105,7 +109,7 @@ def episode(played: Episode, highest: str) -> str:
         y = 44 + number * ROW
         colour = "high" if step.decision.variant == highest else "low"
         parts += [
-            f'<rect x="16" y="{y}" width="{52}" height="{ROW - 4}" rx="4" fill="var(--{colour})"/>',
+            f'<rect x="16" y="{y}" width="52" height="{ROW - 4}" rx="4" fill="var(--{colour})"/>',
             f'<text x="42" y="{y + 14}" fill="var(--paper)" text-anchor="middle">{colour}</text>',
             f'<text x="80" y="{y + 14}" fill="var(--{colour})" font-weight="bold">{escape(step.action)}</text>',
             f'<text x="330" y="{y + 14}" fill="var(--muted)">{escape(answer)}</text>',
