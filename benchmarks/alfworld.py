@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from bitroute.engines.caching import CachingEngine
-from bitroute.engines.registry import load_engine, prepare
+from bitroute.engines.registry import load_engine, make_variants
 from bitroute.engines.sensitivity import exact_divergence
 from bitroute.engines.spec import EngineSpec
 from bitroute.envs.alfworld.suite import OFFICIAL, AlfworldSuite
@@ -68,7 +68,7 @@ def widths(model: Path, out: Path, tasks: int) -> None:
     for scheme in (high, *SCHEMES):
         low = SCHEMES[0] if scheme == high else scheme
         spec = replace(all_of_them, schemes=(low,))
-        prepare(spec, lambda: calibration_batches(SUITE, model))
+        make_variants(spec, lambda: calibration_batches(SUITE, model))
         hosting = Hosting(SUITE.name, None, spec)
         job = Job("validation", tasks, f"always:{'high' if scheme == high else low}", scheme)
         with workers(load_player, hosting) as pool:
@@ -143,7 +143,7 @@ def credit(config: ExperimentConfig, out: Path, tasks: int) -> None:
     """
     spec = spec_of(config, out)
     agent = SUITE.agent(Tokenizer.load(spec.model))
-    prepare(spec, lambda: calibration_batches(SUITE, spec.model))
+    make_variants(spec, lambda: calibration_batches(SUITE, spec.model))
     engine = CachingEngine(load_engine(spec, agent.end))
     trained = load_encoder(out / "method/routers/kl-st-0", model=engine.fingerprint, variants=engine.ladder)
     router = trained.with_options(sample=True)

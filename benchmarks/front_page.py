@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bitroute.engines.registry import load_engine, prepare
+from bitroute.engines.registry import load_engine, make_variants
 from bitroute.engines.spec import EngineSpec
 from bitroute.envs.alfworld.suite import AlfworldSuite
 from bitroute.envs.models import find_model
@@ -92,7 +92,7 @@ def play_rows(rows: Sequence[Policy], out: Path, tasks: int, cores: int | None) 
     """Play the rows into `out`, those of one low variant by the same processes; what is there already is not played again."""
     for low in dict.fromkeys(row.low for row in rows):
         spec = spec_for(low, out)
-        prepare(spec, lambda: calibration_batches(SUITE, find_model(SUITE.defaults.model, SUITE)))
+        make_variants(spec, lambda: calibration_batches(SUITE, find_model(SUITE.defaults.model, SUITE)))
         with workers(load_player, Hosting(SUITE.name, None, spec), cores) as pool:
             for row in (row for row in rows if row.low == low):
                 threshold = None

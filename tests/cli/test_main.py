@@ -222,6 +222,10 @@ def test_a_missing_model_is_told_in_one_way_and_before_torch_is_imported(tmp_pat
         (["--router", "random:0.3", "--threshold", "1"], 2, ["--threshold 1.0", "does not score"]),
         (["--router", "oracle", "--threshold", "nan"], 2, ["thresholds (nan,)"]),
         (["--model", "nowhere"], 3, ["model nowhere"]),
+        (["--engine", "steam"], 2, ["unknown engine 'steam'; want one of torch"]),
+        (["--device", "gpu"], 2, ["unknown device 'gpu'"]),
+        (["--device", "cuda:99"], 4, ["device cuda:99: torch sees", "use --device auto or cpu"]),
+        (["--dtype", "int8"], 2, ["--dtype", "'bfloat16'"]),
     ],
 )
 def test_wrong_flags_are_named_and_nothing_is_written(
@@ -390,6 +394,8 @@ def test_play_stores_traces_and_plays_the_same_only_once(
     assert run(*command) == (0, out, "") and len(played) == 1
     assert run(*command, "--seed", 1)[0] == 0 and len(played) == 2
     assert len(list((tmp_path / "runs" / "play").iterdir())) == 2
+    assert run(*command, "--device", "cpu") == (0, out, "") and len(played) == 2  # where it is computed does not matter
+    assert run(*command, "--dtype", "bfloat16")[0] == 0 and len(played) == 3  # how it is computed does
 
 
 def test_free_decoding_writes_what_no_game_admits(run: Run, tiny_model: Path, tmp_path: Path, played: list[Shard]) -> None:

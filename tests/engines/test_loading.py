@@ -172,7 +172,9 @@ def test_a_nested_scheme_stands_for_its_slice(tiny_model: Path, tmp_path: Path) 
 def test_arithmetic_may_be_bfloat16(tiny_model: Path, tmp_path: Path) -> None:
     quantize(tiny_model, "w2g64-rtn", tmp_path, no_calibration)
     engine = host(tiny_model, ["w2g64-rtn"], tmp_path, dtype="bfloat16")
-    assert {m.model.embed_tokens.weight.dtype for m in engine.models.values()} == {torch.bfloat16}
+    embeddings = [m.model.embed_tokens.weight for m in engine.models.values()]
+    assert {weight.dtype for weight in embeddings} == {torch.bfloat16}
+    assert len({weight.data_ptr() for weight in embeddings}) == 1  # held once
     assert engine.fingerprint == identity(tiny_model)
 
 

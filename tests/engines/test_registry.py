@@ -6,7 +6,7 @@ import pytest
 
 from bitroute.engines.engine import CacheMode
 from bitroute.engines.loading import identity
-from bitroute.engines.registry import GROUP, check_scheme, identify, kind_names, load_engine, prepare
+from bitroute.engines.registry import GROUP, check_scheme, engine_kinds, fingerprint_of, load_engine, make_variants
 from bitroute.engines.spec import EngineSpec
 from bitroute.engines.torch import TorchEngine
 from bitroute.errors import CapabilityError, ConfigError, DataError
@@ -42,12 +42,12 @@ def test_the_torch_engine_hosts_what_the_specification_says(tiny_model: Path, tm
     wanted = EngineSpec(
         model=tiny_model, schemes=("w2g64-rtn",), variants=tmp_path, cache_mode=CacheMode.SHARED, device="cpu", dtype="float32"
     )
-    prepare(wanted, lambda: ([], ""))
+    make_variants(wanted, lambda: ([], ""))
     engine = load_engine(wanted, END)
     assert isinstance(engine, TorchEngine)
     assert (engine.ladder, engine.cache_mode, engine.end_token) == (wanted.ladder, CacheMode.SHARED, END)
-    assert engine.fingerprint == identity(tiny_model) == identify(wanted)
-    assert identify(replace(wanted, fingerprint="known")) == "known"
+    assert engine.fingerprint == identity(tiny_model) == fingerprint_of(wanted)
+    assert fingerprint_of(replace(wanted, fingerprint="known")) == "known"
 
 
 def test_the_torch_engine_knows_its_schemes() -> None:
@@ -104,12 +104,12 @@ def theirs(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str) -> EngineSp
 
 def test_an_engine_of_another_package_is_loaded_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = theirs(monkeypatch, tmp_path, "whole")
-    assert kind_names() == ("torch", "steam")
+    assert engine_kinds() == ("torch", "steam")
     check_scheme("steam", "anything")
-    prepare(wanted, lambda: ([], ""))
+    make_variants(wanted, lambda: ([], ""))
     engine = load_engine(wanted, END)
     assert (type(engine).__name__, engine.ladder) == ("Steam", wanted.ladder)
-    assert identify(wanted) == "steam of model"
+    assert fingerprint_of(wanted) == "steam of model"
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_what_goes_wrong_in_another_package_is_one_line(
 def test_so_is_what_goes_wrong_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = theirs(monkeypatch, tmp_path, "broken")
     for call, problem in (
-        (lambda: identify(wanted), "cannot read model"),
-        (lambda: prepare(wanted, lambda: ([], "")), "cannot make w2g64-rtn of model"),
+        (lambda: fingerprint_of(wanted), "cannot read model"),
+        (lambda: make_variants(wanted, lambda: ([], "")), "cannot make w2g64-rtn of model"),
         (lambda: check_scheme("steam", "w2"), "does not know 'w2'"),
     ):
         with pytest.raises(ConfigError) as caught:

@@ -86,3 +86,12 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.json: No such file or directory"):
         ExperimentConfig.load(tmp_path / "none.json")
+
+
+def test_an_experiment_goes_on_elsewhere() -> None:
+    config = ExperimentConfig()
+    assert (config.device, config.dtype, config.engine) == ("auto", "float32", "torch")
+    assert config.on(None) is config
+    assert config.on("cuda:1") == config.model_copy(update={"device": "cuda:1"})
+    with pytest.raises(ConfigError, match="unknown device 'gpu'"):
+        config.on("gpu")

@@ -147,7 +147,8 @@ class TestPlaying:
 
     def test_the_router(self, tmp_path: Path) -> None:
         tokenizer = Tokenizer.load(TOKENIZER)
-        router = EncoderRouter(encoder_there(use_probe=True), tokenizer, ("low", "high"), model="tiny")
+        network = EncoderNetwork(replace(TINY, vocab_size=768), use_signals=True, use_probe=True)
+        router = EncoderRouter(network, tokenizer, ("low", "high"), model="tiny").to("meta")
         views = [View(("look",), probe=SIGNALS), View(("look", "go"), ("left",), ("low",), (SIGNALS,), probe=SIGNALS)]
         states = [router.begin(seed) for seed in range(2)]
         for _ in range(2):

@@ -5,11 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bitroute.episode import Episode
 from bitroute.errors import BitrouteError, DataError
+from bitroute.rollout import workers as module
 from bitroute.rollout.workers import SHARD, Job, Shard, Workers, cores, workers
 from bitroute.store.traces import read_traces
+from bitroute.threads import OTHERS, POLICY
 from support import players
 from support.players import here, hosting
 
@@ -135,6 +138,34 @@ def test_ctrl_c_reaches_this_process_again_once_workers_are_started(tmp_path: Pa
     with workers(players.load, hosting(), 1) as pool:
         pool.play([Job("validation", 1, "r", "p")])
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", cores()), ("cuda", 1), ("mps", 1)])
+def test_an_accelerator_is_left_to_one_process(monkeypatch: pytest.MonkeyPatch, device: str, expected: int) -> None:
+    pools: list[object] = []
+
+    class Pool:
+        def __init__(self, *arguments: object, **options: object) -> None:
+            pools.append(self)
+
+        def shutdown(self, **options: object) -> None:
+            pass
+
+    monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("bitroute.nn.device.pick_device", lambda name: torch.device(device))
+    with workers(players.load, hosting()):
+        assert len(pools) == expected
+    pools.clear()
+    with workers(players.load, hosting(), 3):
+        assert len(pools) == 3
+
+
+def test_threads_of_workers_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (POLICY, *OTHERS):
+        monkeypatch.delenv(name, raising=False)
+    with workers(players.load_telling, hosting(), 1) as pool:
+        ((episode,),) = pool.play([Job("validation", 1, "r", "p")])
+    assert episode.failure == "passive"
 
 
 def test_by_default_there_is_a_process_for_each_core_one_may_use() -> None:

@@ -33,6 +33,17 @@ def test_the_same_configuration_goes_on_another_is_refused(tmp_path: Path) -> No
     RunDirectory(tmp_path, CONFIG).close()  # the refused one let go of it
 
 
+def test_what_is_free_may_differ_and_stays_as_it_was(tmp_path: Path) -> None:
+    RunDirectory(tmp_path, CONFIG | {"device": "cuda"}, free=("device",)).close()
+    RunDirectory(tmp_path, CONFIG | {"device": "cpu"}, free=("device",)).close()
+    RunDirectory(tmp_path, CONFIG, free=("device",)).close()
+    assert json.loads((tmp_path / "config.json").read_text())["device"] == "cuda"
+    with pytest.raises(ConfigError, match="another low;"):
+        RunDirectory(tmp_path, CONFIG | {"device": "cpu", "low": "w3g64-rtn"}, free=("device",))
+    with pytest.raises(ConfigError, match="another device;"):
+        RunDirectory(tmp_path, CONFIG | {"device": "cpu"})
+
+
 def test_one_at_a_time(tmp_path: Path) -> None:
     with RunDirectory(tmp_path, CONFIG), pytest.raises(ConfigError, match="another bitroute is at work here"):
         RunDirectory(tmp_path, CONFIG)

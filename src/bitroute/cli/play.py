@@ -196,7 +196,7 @@ def _record(
 
     Wrong input is refused before the directory is made.
     """
-    from bitroute.engines.registry import identify, prepare  # noqa: PLC0415
+    from bitroute.engines.registry import fingerprint_of, make_variants  # noqa: PLC0415
     from bitroute.envs.models import find_router, model_name  # noqa: PLC0415
     from bitroute.envs.suite import check_tasks  # noqa: PLC0415
     from bitroute.nn.device import pick_device  # noqa: PLC0415
@@ -210,7 +210,7 @@ def _record(
     check_tasks(suite, job.split, job.count)
     Tokenizer.load(spec.model)
     pick_device(spec.device)
-    identity = identify(spec)
+    identity = fingerprint_of(spec)
     named = find_router(job.router)
     try:
         router = build_router(named, spec.ladder, identity)
@@ -235,7 +235,7 @@ def _record(
     path = out or directory_for(Path("runs") / kind, f"{job.router}-{job.split}", settings)
     with RunDirectory(path, settings):
         spec = dataclasses.replace(spec, variants=path / "variants", fingerprint=identity)
-        prepare(spec, lambda: calibration_batches(suite, spec.model))
+        make_variants(spec, lambda: calibration_batches(suite, spec.model))
         with workers(load_player, Hosting(name, data, spec), cores) as pool:
             return path, pool.record(job, path / "traces.jsonl", f"{job.router} on {job.split}")
 

@@ -124,7 +124,7 @@ def train_router(
     Steps of the suite's training split are labelled first. With --traces recorded steps are labelled and KL-ST alone is trained
     on them; from features without text a signals router. A stopped training goes on where it was.
     """
-    from bitroute.engines.registry import find_kind  # noqa: PLC0415
+    from bitroute.engines.registry import find_engine_kind  # noqa: PLC0415
     from bitroute.experiment.config import ExperimentConfig  # noqa: PLC0415
     from bitroute.store.runs import CONFIG  # noqa: PLC0415
 
@@ -142,7 +142,7 @@ def train_router(
     source = config or (stored if stored.exists() else None)
     if source and (suite != DEFAULT or any(value is not None for value in (data, engine, dtype))):
         raise ConfigError(f"--suite, --data, --engine and --dtype stand in the configuration {source}: leave them out")
-    find_kind(engine or "torch")
+    find_engine_kind(engine or "torch")
     own = {"engine": engine or "torch", "dtype": dtype or "float32"}
     chosen = _with_models(ExperimentConfig.load(source) if source else ExperimentConfig(suite=suite, data=data, **own))
     from bitroute.experiment.experiment import experiment  # noqa: PLC0415

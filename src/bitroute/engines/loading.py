@@ -81,15 +81,15 @@ def load_torch(spec: EngineSpec, end_token: int) -> TorchEngine:
     occupies is reported by `quantization`. Raises DataError when a file is missing, damaged or another model's, CapabilityError
     when the device is not there.
     """
-    device = pick_device(spec.device)
-    model = load_model(spec.model, torch.float32)
-    dtype = pick_dtype(spec.dtype, device, model.config.hidden_size, model.config.intermediate_size)
+    device, config = pick_device(spec.device), read_config(spec.model)
+    dtype = pick_dtype(spec.dtype, device, config.hidden_size, config.intermediate_size)
+    model = load_model(spec.model, dtype).to(device)
     name = spec.fingerprint or identity(spec.model)
     ladder: dict[str, Decoder] = {}
     for scheme in spec.schemes:
         path = variant_path(spec.variants, scheme)
-        variant = load_variant(path, model, Scheme.parse(scheme).nested, model=name).to(device, dtype)
+        variant = load_variant(path, model, Scheme.parse(scheme).nested, model=name)
         materialize(variant, dtype)
-        ladder[scheme] = variant.eval()
-    ladder[spec.high] = model.to(device, dtype).eval()
+        ladder[scheme] = variant
+    ladder[spec.high] = model
     return TorchEngine(ladder, end_token=end_token, fingerprint=name, cache_mode=spec.cache_mode)

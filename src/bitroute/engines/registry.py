@@ -20,14 +20,14 @@ from bitroute.quantization.scheme import Scheme
 GROUP: Final = "bitroute.engines"
 
 T = TypeVar("T")
-Calibration = Callable[[], tuple[Sequence[Any], str]]  # token batches [1, t] for a quantiser, and where they come from
+CalibrationSource = Callable[[], tuple[Sequence[Any], str]]  # token batches [1, t] for a quantiser, and where they come from
 
 
 def _any_scheme(scheme: str) -> None:
     """Whatever a variant is called, loading will tell."""
 
 
-def _nothing_to_make(spec: EngineSpec, calibration: Calibration) -> None:
+def _nothing_to_make(spec: EngineSpec, calibration: CalibrationSource) -> None:
     """All variants are there."""
 
 
@@ -45,7 +45,7 @@ class EngineKind:
     load: Callable[[EngineSpec, int], Engine[Any]]
     identify: Callable[[Path], str]
     check: Callable[[str], object] = _any_scheme
-    prepare: Callable[[EngineSpec, Calibration], None] = _nothing_to_make
+    prepare: Callable[[EngineSpec, CalibrationSource], None] = _nothing_to_make
 
 
 def _load_torch(spec: EngineSpec, end_token: int) -> Engine[Any]:
@@ -60,7 +60,7 @@ def _identify_torch(model: Path) -> str:
     return identity(model)
 
 
-def _prepare_torch(spec: EngineSpec, calibration: Calibration) -> None:
+def _prepare_torch(spec: EngineSpec, calibration: CalibrationSource) -> None:
     from bitroute.engines.loading import quantize  # noqa: PLC0415
 
     for scheme in spec.schemes:
@@ -71,19 +71,19 @@ TORCH: Final = EngineKind(name="torch", load=_load_torch, identify=_identify_tor
 BUILT_IN: Final[dict[str, EngineKind]] = {TORCH.name: TORCH}
 
 
-def kind_names() -> tuple[str, ...]:
+def engine_kinds() -> tuple[str, ...]:
     """The names of all kinds, the built-in ones first. Nothing is imported."""
     return (*BUILT_IN, *(name for name in plugin_names(GROUP) if name not in BUILT_IN))
 
 
-def find_kind(name: str) -> EngineKind:
+def find_engine_kind(name: str) -> EngineKind:
     """The kind with this name. Raises ConfigError for an unknown one, and naming the package for one that is broken."""
     if name in BUILT_IN:
         return BUILT_IN[name]
     try:
         kind = load_plugin(GROUP, name)
     except KeyError:
-        raise ConfigError(f"unknown engine {name!r}; want one of {', '.join(kind_names())}") from None
+        raise ConfigError(f"unknown engine {name!r}; want one of {', '.join(engine_kinds())}") from None
     if not isinstance(kind, EngineKind):
         raise ConfigError(f"{GROUP}: {name!r} leads to a {type(kind).__name__}, not to an EngineKind")
     if kind.name != name:
@@ -93,21 +93,21 @@ def find_kind(name: str) -> EngineKind:
 
 def check_scheme(kind: str, scheme: str) -> None:
     """Raise ConfigError when engines of this kind host no variant of this name."""
-    found = find_kind(kind)
+    found = find_engine_kind(kind)
     _told(found, f"does not know {scheme!r}", lambda: found.check(scheme))
 
 
-def identify(spec: EngineSpec) -> str:
+def fingerprint_of(spec: EngineSpec) -> str:
     """The fingerprint of the model that a specification names. Raises DataError when it cannot be read."""
     if spec.fingerprint is not None:
         return spec.fingerprint
-    kind = find_kind(spec.kind)
+    kind = find_engine_kind(spec.kind)
     return _told(kind, f"cannot read {spec.model}", lambda: kind.identify(spec.model))
 
 
-def prepare(spec: EngineSpec, calibration: Calibration) -> None:
+def make_variants(spec: EngineSpec, calibration: CalibrationSource) -> None:
     """Make the variants of a specification that are missing in its directory. Raises as the kind does, in one line."""
-    kind = find_kind(spec.kind)
+    kind = find_engine_kind(spec.kind)
     _told(kind, f"cannot make {', '.join(spec.schemes)} of {spec.model}", lambda: kind.prepare(spec, calibration))
 
 
@@ -118,7 +118,7 @@ def load_engine(spec: EngineSpec, end_token: int) -> Engine[Any]:
     another ladder than asked for, and whatever BitrouteError the kind itself raises (a missing file, a device that is not
     there).
     """
-    kind = find_kind(spec.kind)
+    kind = find_engine_kind(spec.kind)
     engine = _told(kind, f"cannot load {spec.model}", lambda: kind.load(spec, end_token))
     if tuple(engine.ladder) != spec.ladder:
         raise CapabilityError(

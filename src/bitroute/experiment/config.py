@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
-from bitroute.engines.registry import check_scheme, find_kind
+from bitroute.engines.registry import check_scheme, find_engine_kind
 from bitroute.engines.spec import check_device
 from bitroute.envs.registry import DEFAULT, load_suite
 from bitroute.envs.suite import Role, Suite, split_for
@@ -79,7 +79,7 @@ class ExperimentConfig(BaseModel):
         None, description="directory of the files that the suite's publisher offers; by default where the suite looks itself"
     )
     model: Path = _suited("model", "the agent's language model: a bundled one's name, or a directory")
-    engine: Annotated[str, _checked(find_kind)] = Field(
+    engine: Annotated[str, _checked(find_engine_kind)] = Field(
         "torch", description="kind of engine that hosts the model: torch, or one that an installed package adds"
     )
     low: str = _suited("low", "scheme of the low variant, fixed on validation before any routing")

@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 
 from bitroute.engines.engine import CacheMode
-from bitroute.engines.registry import identify, prepare
+from bitroute.engines.registry import fingerprint_of, make_variants
 from bitroute.engines.spec import EngineSpec
 from bitroute.envs.models import find_model
 from bitroute.envs.suite import Role, Suite, check_tasks, split_for
@@ -95,7 +95,7 @@ def opened(config: ExperimentConfig, directory: RunDirectory, pool: Workers) -> 
         pool=pool,
         suite=suite,
         ladder=spec.ladder,
-        model=identify(spec),
+        model=fingerprint_of(spec),
         reader=TextReader(Tokenizer.load(spec.model)),
         backbone=find_model(config.backbone, suite) if config.backbone else None,
     )
@@ -108,7 +108,7 @@ def experiment(config: ExperimentConfig, out: Path, cores: int | None = None) ->
     """
     suite, spec = config.opened(), spec_of(config, out)
     pick_device(spec.device)
-    spec = replace(spec, fingerprint=identify(spec))
+    spec = replace(spec, fingerprint=fingerprint_of(spec))
     words = Tokenizer.load(spec.model).vocab_size
     if config.backbone:
         backbone = find_model(config.backbone, suite)
@@ -117,6 +117,6 @@ def experiment(config: ExperimentConfig, out: Path, cores: int | None = None) ->
     for split in config.splits:
         check_tasks(suite, split, 1)
     with RunDirectory(out, config.model_dump(mode="json"), free=WHERE) as directory:
-        prepare(spec, lambda: calibration_batches(suite, spec.model))
+        make_variants(spec, lambda: calibration_batches(suite, spec.model))
         with workers(load_player, Hosting(config.suite, config.data, spec), cores) as pool:
             yield opened(config, directory, pool)

@@ -18,7 +18,7 @@ import torch
 
 from bitroute.agents.chat import ChatAgent
 from bitroute.agents.template import ChatTemplate
-from bitroute.engines.registry import check_scheme, identify, load_engine, prepare
+from bitroute.engines.registry import check_scheme, fingerprint_of, load_engine, make_variants
 from bitroute.engines.spec import EngineSpec
 from bitroute.episode import Episode
 from bitroute.errors import ConfigError, DataError
@@ -132,13 +132,13 @@ def train_recorded(
     check_scheme(engine, low)
     place, agent = pick_device(device), ChatAgent(ChatTemplate.load(model, tools))
     spec = EngineSpec(kind=engine, model=model, schemes=(low,), variants=out / "variants", device=device, dtype=dtype)
-    name = identify(spec)
+    name = fingerprint_of(spec)
     episodes = [e for e in read_traces(traces) if e.steps]
     top = high_of(episodes, high, ("high", spec.high))
     settings = {"traces": digest(traces), "model": name, "low": low, "high": top, "template": agent.template.digest}
     settings |= {"engine": engine, "dtype": dtype}
     with RunDirectory(out, settings) as run:
-        prepare(spec, partial(calibration, agent, episodes))
+        make_variants(spec, partial(calibration, agent, episodes))
         hosted = load_engine(replace(spec, fingerprint=name), agent.end)
         labelled = label_all(hosted, agent, episodes, top, out / "traces" / "labels.jsonl")
         tokenizer = router_tokenizer(model, episodes)
