@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from openai import AsyncOpenAI
 
 from bitroute.envs.registry import DEFAULT, load_suite
+from bitroute.envs.suite import Role, split_for
 from bitroute.evaluation.statistics import wilson
 from bitroute.rollout.client import PlayedEpisode, SuiteClient
 
@@ -44,16 +45,17 @@ async def main() -> None:
     parser.add_argument("--models", default="auto,low,high", help="what to ask for, one after the other (default %(default)s)")
     parser.add_argument("--tasks", type=int, default=24, help="episodes for each model (default %(default)s)")
     parser.add_argument("--suite", default=DEFAULT, help="what to play (default %(default)s)")
-    parser.add_argument("--split", default="validation", help="of the suite (default %(default)s)")
+    parser.add_argument("--split", help="of the suite (default: the one for validation)")
     parser.add_argument("--parallel", type=int, default=8, help="episodes at a time (default %(default)s)")
     parser.add_argument("--constrained", action="store_true", help="only admissible commands (llama.cpp's grammar field)")
     parser.add_argument("--run", default="example", help="what session ids begin with (default %(default)s)")
     flags = parser.parse_args()
     suite = load_suite(flags.suite)
-    tasks = [suite.task(flags.split, index) for index in range(flags.tasks)]
+    split = flags.split or split_for(suite, Role.VALIDATION)
+    tasks = [suite.task(split, index) for index in range(flags.tasks)]
     async with AsyncOpenAI(base_url=f"{flags.url}/v1", api_key="none") as api:
         for model in flags.models.split(","):
-            client = SuiteClient(api, suite, model, constrained=flags.constrained)
+            client = SuiteClient(api, suite, model, suite.defaults.max_steps, constrained=flags.constrained)
             played = await client.play_all(tasks, flags.parallel, f"{flags.run}-{model}")
             print("\n".join(summary(model, played)), flush=True)
 

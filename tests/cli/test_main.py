@@ -464,7 +464,7 @@ def test_a_reader_that_goes_away_is_no_defect(tiny_model: Path, tmp_path: Path) 
 def test_language_model_training_goes_on_where_it_stopped(
     run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(language_model, "agent_config", lambda: CONFIG)
+    monkeypatch.setattr(language_model, "agent_config", lambda vocab_size: CONFIG)
     train = ["train", "lm", "--out", "lm", "--tokenizer", tiny_model]
     code, out, _ = run(*train, "--tokens", 1000)
     assert (code, out) == (0, "the model is in lm; next: bitroute play --model lm\n")

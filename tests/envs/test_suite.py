@@ -1,10 +1,13 @@
 """What everything asks of any suite, and how suites are found."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from bitroute.envs import models
 from bitroute.envs.alfworld.suite import AlfworldSuite
+from bitroute.envs.models import find_model
 from bitroute.envs.registry import DEFAULT, load_suite, suite_names
 from bitroute.envs.suite import Role, check_tasks, demonstrating, split_for
 from bitroute.episode import first_word
@@ -19,6 +22,45 @@ def test_the_default_suite_is_found_by_its_name() -> None:
 
 def test_a_suite_of_ones_own_is_found_by_module_and_attribute() -> None:
     assert isinstance(load_suite("support.toy_suite:ToySuite"), ToySuite)
+
+
+def test_a_suite_may_lie_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lying_here.py").write_text("from support.toy_suite import ToySuite as Suite\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    assert isinstance(load_suite("lying_here:Suite"), ToySuite)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def broken(:\n", r"cannot be imported \(SyntaxError: "),
+        ("Suite = nonsense\n", r"cannot be imported \(NameError: "),
+        ("from support.toy_suite import ToySuite\n", r"cannot be imported \(AttributeError: "),
+        ("class Suite:\n    name = 'x'\n    def __init__(self, data): ...\n", "lacks action_kind, agent, check, defaults, "),
+    ],
+)
+def test_a_suite_that_is_half_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    (tmp_path / "half_written.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "half_written", raising=False)
+    with pytest.raises(ConfigError, match=f"suite 'half_written:Suite' {message}") as caught:
+        load_suite("half_written:Suite")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [":Suite", "..nowhere:Suite"])
+def test_a_name_of_no_module_is_one_line(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        load_suite(name)
+
+
+def test_a_broken_suite_of_another_package_stops_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "suite_names", lambda: ("broken", DEFAULT, "support.toy_suite:ToySuite"))
+    monkeypatch.setattr(ToySuite, "models", Path("/nowhere/at/all"))
+    assert find_model("alfworld-agent").is_dir()
 
 
 def test_a_suite_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -84,8 +84,8 @@ def test_play_and_sensitivity_take_the_suites_splits(
     ("suite", "message"),
     [
         ("nowhere", "unknown suite 'nowhere'; want one of alfworld, or module:attribute"),
-        ("support.nowhere:Suite", "suite 'support.nowhere:Suite' cannot be imported (No module named 'support.nowhere')"),
-        ("support.toy_suite:Nothing", "suite 'support.toy_suite:Nothing' cannot be imported (module"),
+        ("support.nowhere:Suite", "suite 'support.nowhere:Suite' cannot be imported (ModuleNotFoundError: No module"),
+        ("support.toy_suite:Nothing", "suite 'support.toy_suite:Nothing' cannot be imported (AttributeError: module"),
     ],
 )
 def test_a_suite_that_is_not_there_is_named(suite: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

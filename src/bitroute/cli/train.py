@@ -79,11 +79,13 @@ def train_lm(
     if not (out / "provenance.json").exists():
         words.save(out)
         write_atomic(out / "provenance.json", json.dumps(provenance(), indent=2) + "\n")
-    shape = language_model.agent_config() if network == "agent" else encoder_config(language_model.agent_config().vocab_size)
+    vocabulary = max(language_model.VOCABULARY, words.vocab_size)
+    shape = language_model.agent_config(vocabulary) if network == "agent" else encoder_config(vocabulary)
     language_model.train_language_model(
         shape, recipe, source, out, end_token=words.end, pad_token=words.pad, device=place, threads=threads
     )
-    typer.echo(f"the model is in {out}" + (f"; next: bitroute play --model {out}" if network == "agent" else ""))
+    command = f"bitroute play --model {out}" + (f" --suite {suite}" if suite != DEFAULT else "")
+    typer.echo(f"the model is in {out}" + (f"; next: {command}" if network == "agent" else ""))
 
 
 @train.command(
@@ -140,11 +142,13 @@ def train_router(
         raise ConfigError("--tools goes with --traces")
     stored = out / CONFIG
     source = config or (stored if stored.exists() else None)
-    if source and (suite != DEFAULT or any(value is not None for value in (data, engine, dtype))):
-        raise ConfigError(f"--suite, --data, --engine and --dtype stand in the configuration {source}: leave them out")
     find_engine_kind(engine or "torch")
     own = {"engine": engine or "torch", "dtype": dtype or "float32"}
     chosen = _with_models(ExperimentConfig.load(source) if source else ExperimentConfig(suite=suite, data=data, **own))
+    given = {"suite": None if suite == DEFAULT else suite, "data": data, "engine": engine, "dtype": dtype}
+    other = [f"--{name}" for name, value in given.items() if value is not None and value != getattr(chosen, name)]
+    if other:
+        raise ConfigError(f"{source}: says otherwise than {', '.join(other)}; leave that out, or choose another --out")
     from bitroute.experiment.experiment import experiment  # noqa: PLC0415
     from bitroute.experiment.stages import train_routers  # noqa: PLC0415
 
@@ -178,7 +182,7 @@ def report(run: RunPath) -> None:
     """
     need("torch", "report")
     config = _with_models(_config_of(run))
-    from bitroute.experiment.experiment import opened  # noqa: PLC0415
+    from bitroute.experiment.experiment import open_run  # noqa: PLC0415
     from bitroute.experiment.report import evaluate_policies  # noqa: PLC0415
     from bitroute.experiment.report import write_run_report as write_report  # noqa: PLC0415
     from bitroute.rollout.workers import Shard, Workers  # noqa: PLC0415
@@ -188,7 +192,7 @@ def report(run: RunPath) -> None:
         raise ConfigError(f"{run}: is not evaluated to the end; run bitroute evaluate {run}")
 
     with RunDirectory(run, config.model_dump(mode="json")) as directory:
-        done = opened(config, directory, Workers(refuse))
+        done = open_run(config, directory, Workers(refuse))
         write_report(done, evaluate_policies(done))
     typer.echo(f"report: {run / 'report.html'}")
 
@@ -264,7 +268,7 @@ def _tell(results: Sequence[Evaluation], out: Path) -> None:
 
 def _with_models(config: ExperimentConfig) -> ExperimentConfig:
     """`config`, whose model and backbone are found: to be told of a missing one needs no torch, and no time."""
-    suite = config.opened()
+    suite = config.open_suite()
     find_model(config.model, suite)
     if config.backbone:
         find_model(config.backbone, suite)

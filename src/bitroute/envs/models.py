@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from bitroute.envs.registry import load_suite, suite_names
 from bitroute.envs.suite import Suite
-from bitroute.errors import DataError
+from bitroute.errors import ConfigError, DataError
 
 
 def bundled_models(suite: Suite | None = None) -> dict[str, Path]:
-    """Every model and router that comes with `suite` or a registered suite, by name; of equal names `suite`'s own."""
+    """Every model and router that comes with `suite` or a registered suite, by name; of equal names `suite`'s own.
+
+    What another package registered and cannot be loaded is passed over: it is told where that suite itself is asked for.
+    """
     found: dict[str, Path] = {}
-    for each in ([suite] if suite else []) + [load_suite(known) for known in suite_names()]:
-        if each.models is not None:
+    suites = [suite] if suite else []
+    for name in suite_names():
+        with suppress(ConfigError):
+            suites.append(load_suite(name))
+    for each in suites:
+        if each.models is not None and each.models.is_dir():
             found = {path.name: path for path in sorted(each.models.iterdir()) if path.is_dir()} | found
     return found
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -29,24 +30,36 @@ def suite_names() -> tuple[str, ...]:
 def load_suite(name: str, data: Path | None = None) -> Suite:
     """The suite that `name` stands for, with its publisher's files in `data`.
 
-    `name` is built in, registered by an installed package, or `module:attribute` (a class or function that takes `data`).
-    Raises ConfigError for an unknown name and for a suite that cannot be imported or made.
+    `name` is built in, registered by an installed package, or `module:attribute` (a class or function that takes `data`), where
+    the module may lie in the working directory. Raises ConfigError for an unknown name, and for a suite that cannot be
+    imported, cannot be made, or lacks a part of the contract.
     """
     make = _find(BUILT_IN.get(name, name))
     try:
-        return make(data)
+        suite = make(data)
     except BitrouteError:
         raise
-    except Exception as error:
+    except Exception as error:  # a third party's class may raise anything
         raise ConfigError(f"suite {name!r} cannot be made ({type(error).__name__}: {error})") from error
+    parts = (*Suite.__annotations__, *(part for part in vars(Suite) if not part.startswith("_")))
+    if lacking := sorted({part for part in parts if not hasattr(suite, part)}):
+        raise ConfigError(f"suite {name!r} lacks {', '.join(lacking)}: see bitroute.envs.suite.Suite")
+    return suite
 
 
 def _find(name: str) -> Make:
     module, colon, attribute = name.partition(":")
+    if not colon:
+        try:
+            registered: Make = load_plugin(GROUP, name)
+        except KeyError:
+            known = ", ".join(suite_names())
+            raise ConfigError(f"unknown suite {name!r}; want one of {known}, or module:attribute") from None
+        return registered
+    if (here := str(Path.cwd())) not in sys.path:  # an installed command does not look where it was called
+        sys.path.insert(0, here)
     try:
-        found: Make = getattr(import_module(module), attribute) if colon else load_plugin(GROUP, name)
-    except KeyError:
-        raise ConfigError(f"unknown suite {name!r}; want one of {', '.join(suite_names())}, or module:attribute") from None
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"suite {name!r} cannot be imported ({error})") from error
+        found: Make = getattr(import_module(module), attribute)
+    except Exception as error:  # as above: the module may be half written
+        raise ConfigError(f"suite {name!r} cannot be imported ({type(error).__name__}: {error})") from error
     return found

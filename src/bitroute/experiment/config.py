@@ -159,7 +159,7 @@ class ExperimentConfig(BaseModel):
         check_device(device)
         return self.model_copy(update={"device": device})
 
-    def opened(self) -> Suite:
+    def open_suite(self) -> Suite:
         """The suite with its data."""
         return load_suite(self.suite, self.data)
 

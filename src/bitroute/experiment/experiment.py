@@ -76,7 +76,7 @@ def spec_of(config: ExperimentConfig, out: Path) -> EngineSpec:
     """The engine that the run in `out` plays with."""
     return EngineSpec(
         kind=config.engine,
-        model=find_model(config.model, config.opened()),
+        model=find_model(config.model, config.open_suite()),
         schemes=(config.low,),
         variants=out / "variants",
         cache_mode=CacheMode(config.cache_mode),
@@ -85,9 +85,9 @@ def spec_of(config: ExperimentConfig, out: Path) -> EngineSpec:
     )
 
 
-def opened(config: ExperimentConfig, directory: RunDirectory, pool: Workers) -> Experiment:
+def open_run(config: ExperimentConfig, directory: RunDirectory, pool: Workers) -> Experiment:
     """The run in `directory`. Raises DataError when the model cannot be read."""
-    suite = config.opened()
+    suite = config.open_suite()
     spec = spec_of(config, directory.path)
     return Experiment(
         config=config,
@@ -106,7 +106,7 @@ def experiment(config: ExperimentConfig, out: Path, cores: int | None = None) ->
     """Open or continue the run in `out`: makes the low variant, starts the workers. Bad input raises before anything is
     written.
     """
-    suite, spec = config.opened(), spec_of(config, out)
+    suite, spec = config.open_suite(), spec_of(config, out)
     pick_device(spec.device)
     spec = replace(spec, fingerprint=fingerprint_of(spec))
     words = Tokenizer.load(spec.model).vocab_size
@@ -119,4 +119,4 @@ def experiment(config: ExperimentConfig, out: Path, cores: int | None = None) ->
     with RunDirectory(out, config.model_dump(mode="json"), free=WHERE) as directory:
         make_variants(spec, lambda: calibration_batches(suite, spec.model))
         with workers(load_player, Hosting(config.suite, config.data, spec), cores) as pool:
-            yield opened(config, directory, pool)
+            yield open_run(config, directory, pool)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -29,11 +30,13 @@ from bitroute.nn.decoder import Decoder, DecoderConfig, causal
 from bitroute.nn.weighted import WeightedSequence
 from bitroute.store.files import write_atomic
 
+VOCABULARY: Final = 768  # tokens of the reference agent
 
-def agent_config() -> DecoderConfig:
-    """The reference agent's network: 3.3 M parameters, all widths multiples of 256 (what K-quants need)."""
+
+def agent_config(vocab_size: int = VOCABULARY) -> DecoderConfig:
+    """The reference agent's network: 3.3 M parameters with its vocabulary, all widths multiples of 256 (what K-quants need)."""
     return DecoderConfig(
-        vocab_size=768,
+        vocab_size=vocab_size,
         hidden_size=256,
         intermediate_size=768,
         num_hidden_layers=4,

@@ -127,7 +127,7 @@ def find_games(root: str | Path | None, split: str) -> list[Path]:
     neither is given or the split is unknown there.
     """
     if root is None and not (root := os.environ.get("ALFWORLD_DATA")):
-        raise ConfigError("no official games: set ALFWORLD_DATA to the directory that holds json_2.1.1, or give its path")
+        raise ConfigError("no official games: set ALFWORLD_DATA to the directory that holds json_2.1.1, or name it by --data")
     base = Path(root)
     if (base / "json_2.1.1").is_dir():
         base = base / "json_2.1.1"
