@@ -24,6 +24,7 @@ def test_an_engine_needs_as_few() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_an_engine_keeps_the_contract_and_is_played_with(tmp_path: Path) -> None:
     _, made, checked, played = follow(EXTENDING / "engine.md", tmp_path)
     assert made == "" and (tmp_path / "bigrams" / "bigrams.npy").exists()
