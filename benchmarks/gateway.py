@@ -5,7 +5,7 @@
 
 Side by side, in rounds that take each server in turn: the upstream itself (`direct`), a bare Starlette and aiohttp pass-through
 (`floor`), the gateway with sessions, records (SQLite) and the signals router (a regression fitted here, on made-up features),
-the same with the trained encoder of models/, and LiteLLM's proxy where `--litellm` names a virtual environment that has it
+the same with the bundled trained encoder, and LiteLLM's proxy where `--litellm` names a virtual environment that has it
 (pip install 'litellm[proxy]'). Agents play episodes of six steps with their whole histories (1 KB a request in the mean) for
 one chat completion each, whole or streamed in 16 chunks. The server under test has one core for itself (the
 quietest, where other work shares the machine), upstream and load share another.
