@@ -135,7 +135,8 @@ def test_help_explains_the_routers_of_other_packages(run: Run, tmp_path: Path, m
 
 def test_without_a_command_there_is_help(run: Run) -> None:
     assert run() == run("--help")
-    assert run("train") == run("train", "--help")
+    for group in ("train", "keys"):
+        assert run(group) == run(group, "--help")
 
 
 def test_the_version(run: Run) -> None:

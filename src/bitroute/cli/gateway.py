@@ -216,8 +216,15 @@ def estimate(
             typer.echo(line)
 
 
-keys = typer.Typer(help="API keys of the gateway: make, list and revoke them.", no_args_is_help=True)
+keys = typer.Typer(help="API keys of the gateway: make, list and revoke them.")
 app.add_typer(keys, name="keys")
+
+
+@keys.callback(invoke_without_command=True)
+def keys_root(context: typer.Context) -> None:
+    """API keys of the gateway: make, list and revoke them."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @keys.command(epilog=examples("bitroute keys add laptop", "bitroute keys add ci --model 'auto*' --requests 600 --budget 5000"))
