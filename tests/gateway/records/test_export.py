@@ -12,11 +12,12 @@ from bitroute.episode import Decision, Episode, Signals, Step, Usage
 from bitroute.errors import DataError
 from bitroute.gateway.core.values import Caller
 from bitroute.gateway.records.export import export_records
-from bitroute.gateway.records.reading import Filter, views
+from bitroute.gateway.records.reading import Filter
 from bitroute.gateway.records.recorder import Recorder
 from bitroute.gateway.records.tables import episodes, steps
 from bitroute.gateway.sessions.sessions import Sessions
 from bitroute.gateway.sessions.store import MemoryStore
+from bitroute.routers.views import views_of
 from bitroute.store.features import FeatureRow, read_features
 from bitroute.store.traces import read_traces
 from support.traffic import COST, Play, call, outcome, recorder, routing, turn, until
@@ -57,7 +58,7 @@ def test_a_recorded_episode_becomes_the_trace_that_training_reads(kept: Recorder
         success=True,
     )
     assert COST.episode(episode) == 2 * (4 + 1 + 10)
-    last = views(episode)[1]
+    last = views_of(episode)[1]
     assert (last.messages, last.actions, last.variants, last.signals) == (
         ("look", "a door"),
         ("go north",),

@@ -14,11 +14,12 @@ from sqlalchemy import Engine
 from bitroute.episode import Decision, View
 from bitroute.errors import CapabilityError, ConfigError, DataError
 from bitroute.gateway.records.estimate import LoggedEpisode, LoggedStep
-from bitroute.gateway.records.reading import Filter, Recorded, read_records, views, whole_episode
+from bitroute.gateway.records.reading import Filter, Recorded, read_records, whole_episode
 from bitroute.gateway.records.step import StepRecord
 from bitroute.gateway.routing.loading import load_router
 from bitroute.routers.calibrated import threshold_for
 from bitroute.routers.router import Reads, Router
+from bitroute.routers.views import views_of
 
 # Reasons of a decision that was not the router's, or that something overruled (routing.policy).
 OVERRULED: Final = frozenset({"late", "router-error", "saturated", "switch", "forced", "bypass", "floor"})
@@ -107,7 +108,7 @@ def _router(spec: str, ladder: Sequence[str], budget: float | None) -> Router:
 def _decisions(engine: Engine, recorded: Recorded, router: Router) -> list[Decision]:
     """What the router says to each step of an episode as it was recorded: it is shown what it reads."""
     if recorded.has_text:
-        shown = views(whole_episode(engine, recorded))
+        shown = views_of(whole_episode(engine, recorded))
     elif router.reads is Reads.TEXT:
         raise CapabilityError(f"router {router.name} reads text, and that of episode {recorded.episode.id} was not stored")
     else:

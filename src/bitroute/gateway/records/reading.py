@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, Engine, or_, select
 from sqlalchemy.exc import DBAPIError
 
-from bitroute.episode import Decision, Episode, Step, Usage, View
+from bitroute.episode import Decision, Episode, Step, Usage
 from bitroute.errors import DataError
 from bitroute.gateway.records.step import EpisodeRecord, StepRecord
 from bitroute.gateway.records.tables import episodes, steps
@@ -137,15 +137,6 @@ def whole_episode(engine: Engine, recorded: Recorded) -> Episode:
         success=bool(episode.success),
         failure=None if episode.success is not None else "outcome: success was not reported",
     )
-
-
-def views(episode: Episode) -> list[View]:
-    """What the router could read before each step."""
-    messages = tuple(step.message for step in episode.steps)
-    actions = tuple(step.action for step in episode.steps)
-    variants = tuple(step.decision.variant for step in episode.steps)
-    signals = tuple(step.signals for step in episode.steps)
-    return [View(messages[: t + 1], actions[:t], variants[:t], signals[:t]) for t in range(len(messages))]
 
 
 def _before(engine: Engine, episode: EpisodeRecord) -> list[Step]:
