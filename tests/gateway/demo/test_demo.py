@@ -252,6 +252,7 @@ def test_what_is_printed_can_be_copied(tiny_model: Path, tmp_path: Path, capsys:
         assert httpx.post(f"{url}/v1/chat/completions", json=body | {"max_tokens": 1}).status_code == 200
     snippet = example(url, OPENING).partition("\nfrom openai")[2].partition("\n\nWhole")[0]
     compile("from openai" + snippet, "snippet", "exec")
+    assert "examples/" not in printed  # an installed package has none
 
 
 def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:

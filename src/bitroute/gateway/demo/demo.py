@@ -18,6 +18,7 @@ from bitroute.gateway.demo.llama_server import llama_server
 from bitroute.quantization.gguf import export_gguf
 
 WORK: Final = Path("runs/gateway-demo")
+DOCUMENTATION: Final = "https://bitroute.readthedocs.io"
 
 Announce = Callable[[str, str], None]
 
@@ -86,4 +87,4 @@ opening = {json.dumps(opening)}
 answer = client.chat.completions.create(model="auto", temperature=0, messages=[{{"role": "user", "content": opening}}])
 print(answer.model, answer.choices[0].message.content)
 
-Whole episodes: python examples/gateway_episodes.py --url {url}"""
+Whole episodes, and what comes next: the guides to the gateway at {DOCUMENTATION}"""
