@@ -57,7 +57,7 @@ def test_a_threshold_may_follow() -> None:
         ("repetition:x", ConfigError, r"write it as repetition\[:DWELL\]"),
         ("oracle:x", ConfigError, "write it as oracle"),
         ("oracle:nan", ConfigError, "ascending"),
-        ("always:w3", CapabilityError, "unknown variant 'w3'"),
+        ("always:w3", CapabilityError, "^router 'always:w3': unknown variant 'w3'"),
         ("runs/none/router", DataError, "runs/none/router: no such file or directory"),
         ("router.json", DataError, r"router\.json: no such file or directory"),
     ],

@@ -52,9 +52,9 @@ class Source:
         return (*own, calibration_file(path))
 
 
-def find_source(spec: str) -> Source:
+def find_source(spec: str, *, offline: bool = True) -> Source:
     """What `spec` names: a rule with its argument, or else the path of a trained router (write `./random` for a path that reads
-    like a rule).
+    like a rule). An unknown name is answered with the rules, those that only work `offline` if that is True.
 
     Raises ConfigError for an unknown name, DataError for a path that is missing or holds no trained router.
     """
@@ -74,7 +74,7 @@ def find_source(spec: str) -> Source:
         raise DataError(f"router {spec}: no such file or directory")
     if kind is not None:
         raise ConfigError(f"router {spec!r}: it is trained; give the path of one ({kind.form})")
-    rules = ", ".join(k.name for k in kinds() if not k.trained)
+    rules = ", ".join(k.name for k in kinds() if not k.trained and (offline or not k.offline))
     raise ConfigError(f"unknown router {spec!r}; want a trained router's path or one of {rules}")
 
 
@@ -108,9 +108,14 @@ def load(source: Source, variants: Sequence[str]) -> Router:
     `build_router` does.
     """
     kind = source.kind
+    spec = f"{kind.name}:{source.text}" if source.text else kind.name
     try:
         return kind.load(source.text, tuple(variants))
-    except (BitrouteError, ImportError):
+    except BitrouteError as error:
+        if kind.trained:  # it names its file
+            raise
+        raise type(error)(f"router {spec!r}: {error}") from error
+    except ImportError:
         raise
     except Exception as error:  # whatever a damaged file makes a kind's reader raise
         if kind.trained:
@@ -118,7 +123,6 @@ def load(source: Source, variants: Sequence[str]) -> Router:
             raise DataError(f"{source.text}: not a readable {kind.name} router ({type(error).__name__}: {problem})") from error
         if not isinstance(error, ValueError):
             raise
-        spec = f"{kind.name}:{source.text}" if source.text else kind.name
         raise ConfigError(f"router {spec!r}: write it as {kind.form} ({error})") from error
 
 

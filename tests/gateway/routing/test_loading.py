@@ -94,8 +94,9 @@ def test_a_router_of_another_length_of_ladder_is_refused(tmp_path: Path) -> None
     [
         ("uncertainty:entropy", ConfigError, "generates with the low variant before it decides.*past-entropy"),
         ("oracle", ConfigError, "measures both variants before it decides"),
-        ("magic", ConfigError, "unknown router 'magic'"),
-        ("always:w3", CapabilityError, "unknown variant 'w3'"),
+        ("magic", ConfigError, "unknown router 'magic'.*uncertainty, heuristic$"),
+        ("always:w3", CapabilityError, "^router 'always:w3': unknown variant 'w3'"),
+        ("first-k:-1", ConfigError, r"^router 'first-k:-1': k -1 is negative"),
         ("runs/none/router", DataError, "no such file or directory"),
     ],
 )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitroute.errors import BitrouteError, ConfigError
+from bitroute.errors import ConfigError
 from bitroute.routers.calibrated import Calibrated, load_calibration
 from bitroute.routers.registry import Header, Source, find_source, load
 from bitroute.routers.router import Probe, Router, RouterCost
@@ -48,18 +48,13 @@ def load_router(spec: str, ladder: Sequence[str]) -> LoadedRouter:
     Raises ConfigError, DataError or CapabilityError, in one line, for a spec that names none, files that are damaged, a router
     with another number of rungs, and one that must be shown the coming step's generation before it decides.
     """
-    source = find_source(spec)
+    source = find_source(spec, offline=False)
     if source.kind.share and not source.text:
         kind = source.kind
         return LoadedRouter(kind.name, _digest(spec.encode()), lambda budget: kind.load(repr(budget), ladder), follows=True)
     if source.header is not None:
         _match(source, source.header, ladder)
-    try:
-        router = load(source, ladder)
-    except BitrouteError as error:
-        if source.header is not None or "router" in str(error):  # it names its file, or itself
-            raise
-        raise type(error)(f"router {spec}: {error}") from error
+    router = load(source, ladder)
     if router.probes:
         what = "generates with the low variant" if Probe.LOW_GENERATION in router.probes else "measures both variants"
         raise ConfigError(
