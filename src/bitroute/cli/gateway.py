@@ -4,7 +4,10 @@ instant and needs no extras.
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,16 +18,33 @@ from bitroute.cli.extras import need
 from bitroute.cli.options import examples
 from bitroute.cli.routers import ServingRouterCommand
 from bitroute.envs.models import find_router
-from bitroute.errors import ConfigError
+from bitroute.errors import BitrouteError, ConfigError
 
 if TYPE_CHECKING:
-    from bitroute.gateway.core.config import GatewayConfig
+    from bitroute.gateway.core.config import GatewayConfig, Source
 
 app = typer.Typer()  # its commands stand beside those of `cli`
 
+VARIABLE = "BITROUTE_RECORDS__URL"
+
+
+def _usable(records: str) -> str:
+    """Raises ConfigError for a URL of no database, naming the flag, or the variable that stands in for it."""
+    from bitroute.gateway.records.tables import database_url  # noqa: PLC0415
+
+    try:
+        database_url(records)
+    except ConfigError as error:
+        name = VARIABLE if os.environ.get(VARIABLE) == records else "--records"
+        raise ConfigError(f"{name}: {error}") from error
+    return records
+
+
 Records = Annotated[
     str,
-    typer.Option(envvar="BITROUTE_RECORDS__URL", help="Database of the gateway's records: sqlite:///FILE or postgresql://..."),
+    typer.Option(
+        envvar=VARIABLE, callback=_usable, help="Database of the gateway's records: sqlite:///FILE or postgresql://..."
+    ),
 ]
 RECORDS = "sqlite:///bitroute.db"
 Policy = Annotated[str | None, typer.Option(help="Only episodes of this policy: its name, or name@version.")]
@@ -50,8 +70,10 @@ def serve(
         list[str] | None, typer.Option(help="URL of a server of the high variant, without /v1; repeat for replicas.")
     ] = None,
     low: Annotated[list[str] | None, typer.Option(help="The same for the low variant.")] = None,
-    high_model: Annotated[str, typer.Option(help="What the servers of the high variant call their model.")] = "high",
-    low_model: Annotated[str, typer.Option(help="The same for the low variant.")] = "low",
+    high_model: Annotated[
+        str | None, typer.Option(help="What the servers of the high variant call their model: high by default.")
+    ] = None,
+    low_model: Annotated[str | None, typer.Option(help="The same for the low variant: low by default.")] = None,
     router: Annotated[
         str | None, typer.Option(help="Who decides: heuristic, always:high, random, or the path of a trained router.")
     ] = None,
@@ -97,14 +119,17 @@ def serve(
         section: {name: value for name, value in values.items() if value is not None} for section, values in given.items()
     }
     names: dict[tuple[str, ...], str] = {(s, name): "--" + name.replace("_", "-") for s in given for name in given[s]}
-    flags = Source("flags", settings, names | {("records", "url"): "--records"})
+    names |= {("records", "url"): "--records", ("variants", "0"): "--low", ("variants", "1"): "--high"}
+    flags = Source("flags", settings, names, whole=False)
     variables = environment()
+    if (high_model or low_model) and not (high and low):
+        raise ConfigError("--high-model and --low-model go with --high and --low")
     if demo:
         if config or high or low:
             raise ConfigError("--demo brings its own servers: leave out --config, --high and --low")
         from bitroute.gateway.demo.demo import start_demo  # noqa: PLC0415
 
-        with start_demo(flags, environment=variables) as (made, announce):
+        with start_demo(flags, environment=variables) as (made, announce), _naming([variables, flags]):
             run(_with_bundled_routers(made), announce)
         return
     if config is not None:
@@ -112,15 +137,30 @@ def serve(
             raise ConfigError("--high and --low describe what --config describes; use one of them")
     elif high and low:
         settings["variants"] = [
-            {"name": "low", "urls": low, "model": low_model},
-            {"name": "high", "urls": high, "model": high_model},
+            {"name": "low", "urls": low, "model": low_model or "low"},
+            {"name": "high", "urls": high, "model": high_model or "high"},
         ]
     elif high or low or "variants" not in variables.settings:
         raise ConfigError(
             "what to serve: give --high and --low, or --config FILE, or --demo, or the variable BITROUTE_VARIANTS"
         )
-    merged = GatewayConfig.merge([variables, *([toml_file(config)] if config else []), flags])
-    run(_with_bundled_routers(merged), _announce)
+    sources = [variables, *([toml_file(config)] if config else []), flags]
+    merged = GatewayConfig.merge(sources)
+    with _naming(sources):
+        run(_with_bundled_routers(merged), _announce)
+
+
+@contextmanager
+def _naming(sources: Sequence[Source]) -> Iterator[None]:
+    """Errors of a setting that shows itself wrong at work name the flag, the variable or the file it came from."""
+    from bitroute.gateway.core.config import blamed  # noqa: PLC0415
+
+    try:
+        yield
+    except BitrouteError as error:
+        if not error.setting:
+            raise
+        raise type(error)(f"{blamed(sources, error.setting).named(error.setting)}: {error}") from error
 
 
 def _with_bundled_routers(config: GatewayConfig) -> GatewayConfig:

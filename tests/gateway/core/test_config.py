@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -203,3 +204,53 @@ def test_nothing_to_serve_names_the_variable_too(capsys: pytest.CaptureFixture[s
 def test_a_flag_that_is_wrong_is_named_as_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--low", "http://a", "--high", "http://b", "--admin-port", "70000"]) == 2
     assert capsys.readouterr().err.startswith("bitroute: --admin-port: ")
+
+
+TWO = ["--low", "http://a", "--high", "http://b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--config", "g.toml", "--high-model", "big"], 2, "--high-model and --low-model go with --high and --low"),
+        (["--low-model", "small"], 2, "--high-model and --low-model go with --high and --low"),
+        (["--config", "g.toml"], 2, "g.toml: variants: missing; name two or more"),
+        (["--low", "foo", "--high", "http://b"], 2, "--low: foo: want http://host:port"),
+        (["--low", "http://a", "--high", "bar"], 2, "--high: bar: want http://host:port"),
+        ([*TWO, "--records", "foo"], 2, "--records: the URL is none of a database"),
+        ([*TWO, "--host", "0.0.0.0"], 2, "--host: 0.0.0.0: others could use the gateway without a key"),
+        ([*TWO, "--port", "TAKEN"], 2, "--port: cannot listen on 127.0.0.1:"),
+        ([*TWO, "--router", "nowhere"], 2, "--router: unknown router 'nowhere'"),
+        ([*TWO, "--router", "no/where"], 3, "--router: router no/where: no such file"),
+        ([*TWO, "--router", "always:w3"], 4, "--router: router 'always:w3': unknown variant"),
+    ],
+)
+def test_what_fails_at_the_start_names_its_flag_or_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("g.toml").write_text("[server]\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        own = [] if "--port" in arguments else ["--port", "0"]
+        given = [port if argument == "TAKEN" else argument for argument in arguments]
+        assert main(["serve", *given, *own, "--admin-port", "0"]) == code
+    told = capsys.readouterr().err
+    assert told.startswith(f"bitroute: {said}") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["serve", *TWO, "--port", "0", "--admin-port", "0"], ["export"], ["keys", "list"]])
+def test_a_wrong_url_of_the_records_names_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BITROUTE_RECORDS__URL", "foo")
+    assert main(command) == 2
+    assert capsys.readouterr().err.startswith(
+        "bitroute: BITROUTE_RECORDS__URL: the URL is none of a database; want sqlite:///FILE"
+    )

@@ -33,13 +33,14 @@ class Source:
     """Settings from one place, by section and key. `name` is what errors call it.
 
     `names` are the settings that have a name of their own there (an environment variable's), by section and key. `texts` says
-    that all values are texts, of which lists and tables are JSON.
+    that all values are texts, of which lists and tables are JSON, `whole` that what is set nowhere is missed here.
     """
 
     name: str
     settings: Mapping[str, Any]
     names: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     texts: bool = False
+    whole: bool = True
 
     def named(self, location: Location) -> str:
         """A setting as the place spells it."""
@@ -57,6 +58,11 @@ class Source:
             except (KeyError, IndexError, TypeError):
                 return depth
         return len(location)
+
+
+def blamed(sources: Sequence[Source], location: Location) -> Source:
+    """The last of the places that have most of a setting. One that nobody has is at fault in the last of all."""
+    return max(reversed(sources), key=lambda place: place.depth(location))
 
 
 def _dotted(location: Location) -> str:
@@ -263,8 +269,10 @@ class GatewayConfig(_Section):
             if not location and said.partition(".")[0].partition(":")[0] in cls.model_fields:  # as `_consistent` names it
                 name, _, said = said.partition(": ")
                 location = name.split(".")
-            # The last of the places that have most of it. One that nobody has is missing in the last of all.
-            source = max(reversed(sources), key=lambda place: place.depth(location))
+            source = blamed(sources, location)
+            if first["type"] == "missing" and location == ("variants",):
+                source = blamed([place for place in sources if place.whole] or sources, location)
+                said = "missing; name two or more, cheapest first, each with its name and urls"
             if source.texts and isinstance(first["input"], str) and first["type"] in _WANT_JSON:
                 said = "want JSON"
             raise ConfigError(f"{source.named(location)}: {said}") from error

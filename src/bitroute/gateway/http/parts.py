@@ -129,8 +129,8 @@ def refuse_open_door(config: GatewayConfig, keys: Keys) -> None:
     """Raise ConfigError when others than this machine could use the gateway without a key; warn of an open admin port."""
     if not local(config.server.host) and keys.open:
         raise ConfigError(
-            f"server.host {config.server.host}: others could use the gateway without a key; add one first (bitroute keys add)"
-        )
+            f"{config.server.host}: others could use the gateway without a key; add one first (bitroute keys add)"
+        ).of("server", "host")
     if not local(config.server.admin_host):
         _log.warning(
             "server.admin_host %s: whoever reaches that port reads the records and has the kill switch, without a password",

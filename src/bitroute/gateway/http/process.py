@@ -38,9 +38,9 @@ def serve(config: GatewayConfig, announce: Announce) -> None:
     """
     server = config.server
     with contextlib.ExitStack() as stack:
-        public = stack.enter_context(bind(server.host, server.port, "server.port"))
+        public = stack.enter_context(bind(server.host, server.port, "port"))
         ports = [server.admin_port + i if server.admin_port else 0 for i in range(server.workers)]
-        admins = [stack.enter_context(bind(server.admin_host, port, "server.admin_port")) for port in ports]
+        admins = [stack.enter_context(bind(server.admin_host, port, "admin_port")) for port in ports]
         urls = address(public), ", ".join(address(admin) for admin in admins)
         if server.workers == 1:
             _run(config, public, admins[0], lambda: announce(*urls))

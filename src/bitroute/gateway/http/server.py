@@ -25,14 +25,14 @@ IDLE: Final = 75  # seconds that an idle client connection stays open: longer th
 CUT: Final = 1.0  # seconds for the last words to clients that are cut off
 
 
-def bind(host: str, port: int, flag: str) -> socket.socket:
-    """A listening socket. Raises ConfigError naming `flag` when the address is taken or not ours."""
+def bind(host: str, port: int, setting: str) -> socket.socket:
+    """A listening socket. Raises ConfigError of the server's `setting` when the address is taken or not ours."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (while")[0]  # Python repeats the address there
-        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another {flag}") from error
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another port").of("server", setting) from error
 
 
 def address(sock: socket.socket) -> str:

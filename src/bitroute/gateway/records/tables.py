@@ -44,6 +44,7 @@ MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
     2: ("ALTER TABLE steps ADD COLUMN floor TEXT",),
 }
 VERSION: Final = max(MIGRATIONS)
+SETTING: Final = ("records", "url")  # what is at fault where the URL is
 BUSY: Final = 5.0  # seconds that SQLite waits for another process's transaction
 _LOCK: Final = 7_026_202_711  # PostgreSQL's advisory lock: one gateway at a time makes or changes the tables
 
@@ -74,7 +75,7 @@ def open_database(url: str, *, create: bool = True) -> Engine:
     One of an older version is brought up to date, in one transaction. Safe when several processes do it at once. Raises
     ConfigError for a URL that cannot be used, DataError for a database that cannot be opened or is of a newer version.
     """
-    address = _address(url)
+    address = database_url(url)
     shown = address.render_as_string(hide_password=True)
     sqlite = address.get_backend_name() == "sqlite"
     if sqlite and not create and not Path(address.database or "").exists():
@@ -112,18 +113,19 @@ def open_database(url: str, *, create: bool = True) -> Engine:
     return engine
 
 
-def _address(url: str) -> URL:
+def database_url(url: str) -> URL:
+    """`url`, read. Raises ConfigError when it is not one of a database that can be used."""
     try:
         address = make_url(url)
         backend = address.get_backend_name()
     except (ArgumentError, NoSuchModuleError, ValueError) as error:  # a port that is none is a ValueError
-        raise ConfigError("records: the URL is none of a database; want sqlite:///FILE or postgresql://...") from error
+        raise ConfigError("the URL is none of a database; want sqlite:///FILE or postgresql://...").of(*SETTING) from error
     if backend == "postgresql":
         return address.set(drivername="postgresql+psycopg")
     if backend != "sqlite":
-        raise ConfigError(f"records: {backend} is not supported; want sqlite:///FILE or postgresql://...")
+        raise ConfigError(f"{backend} is not supported; want sqlite:///FILE or postgresql://...").of(*SETTING)
     if address.database in (None, "", ":memory:"):
-        raise ConfigError(f"records: {url} is a database in memory; want sqlite:///FILE")
+        raise ConfigError(f"{url} is a database in memory; want sqlite:///FILE").of(*SETTING)
     return address
 
 

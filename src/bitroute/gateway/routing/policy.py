@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from bitroute.episode import Decision, View
-from bitroute.errors import ConfigError
+from bitroute.errors import BitrouteError, ConfigError
 from bitroute.gateway.core.config import GatewayConfig
 from bitroute.gateway.core.values import Call, GatewayError, Outcome, RoutingDecision, StepContext
 from bitroute.gateway.routing.arm import Arm, LoadedPolicy
@@ -70,8 +70,12 @@ class Policy:
 
     async def start(self) -> None:
         """Read the routers, and look after their files from now on. Raises BitrouteError naming what is wrong with one."""
-        for arm in self._arms:
-            await asyncio.to_thread(arm.load)
+        for number, arm in enumerate(self._arms):
+            try:
+                await asyncio.to_thread(arm.load)
+            except BitrouteError as error:
+                error.of("routing", *(("splits", number - 1, "router") if number else ("router",)))
+                raise
             if self.mode == "explore" and len(self.ladder) > 2 and arm.draws:
                 raise ConfigError(f"routing.mode: explore cannot flip steps that {arm.spec} draws among more than two variants")
         self._watcher = asyncio.create_task(self._watch())
