@@ -32,6 +32,7 @@ def test_a_named_device_is_taken_where_it_is_there(monkeypatch: pytest.MonkeyPat
     [
         (0, "cuda", "device cuda: torch sees no CUDA devices here; use --device auto or cpu"),
         (2, "cuda:2", "device cuda:2: torch sees 2 CUDA devices here; use --device auto or cpu"),
+        (2, "cuda:300", "device cuda:300: torch sees 2 CUDA devices here; use --device auto or cpu"),
         (2, "mps", "device mps: torch finds no Metal device here; use --device auto or cpu"),
     ],
 )
@@ -42,7 +43,7 @@ def test_a_device_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch,
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("name", ["gpu", "xpu", "meta", ""])
+@pytest.mark.parametrize("name", ["gpu", "xpu", "meta", "cpu:0", "cuda:", "cuda:²", ""])
 def test_another_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"unknown device '{name}'"):
         pick_device(name)

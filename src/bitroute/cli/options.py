@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from bitroute.envs.registry import suite_names
+from bitroute.nn import device_names
 
 SuiteName = Annotated[
     str,
@@ -50,7 +51,7 @@ Device = Annotated[
     ),
 ]
 Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"] | None,
+    device_names.Dtype | None,
     typer.Option(
         help="Arithmetic of the products, by default float32, which published figures are made with; auto measures which of "
         "float32 and bfloat16 is faster here."

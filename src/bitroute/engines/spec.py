@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from bitroute.engines.engine import CacheMode
 from bitroute.errors import ConfigError
-
-DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
+from bitroute.nn.device_names import check_device, check_dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,10 +16,10 @@ class EngineSpec:
 
     `kind` is the engine's name in engines/registry.py and `model` the checkpoint's directory. `schemes` name the quantized
     variants, cheapest first, which lie in `variants`; `high` is what the checkpoint as it is stored is called. `device` is
-    `auto` (cuda, else mps, else cpu), `cpu`, `cuda`, `cuda:N` or `mps`. `dtype`, one of DTYPES, is that of products and caches;
-    `auto` picks float32 or bfloat16, whichever is measured to be faster. `fingerprint` is that of the checkpoint where it is
-    known already: reading a large one takes a while, and every worker would. Raises ConfigError for a dtype or a form of device
-    that nobody knows, and for a ladder that names a variant twice.
+    `auto` (cuda, else mps, else cpu), `cpu`, `cuda`, `cuda:N` or `mps`. `dtype` is that of products and caches, of DTYPES in
+    nn/device_names.py; `auto` picks float32 or bfloat16, whichever is measured to be faster. `fingerprint` is that of the
+    checkpoint where it is known already: reading a large one takes a while, and every worker would. Raises ConfigError for a
+    dtype or a form of device that nobody knows, and for a ladder that names a variant twice.
     """
 
     model: Path
@@ -44,16 +42,3 @@ class EngineSpec:
     def ladder(self) -> tuple[str, ...]:
         """The names of all variants, cheapest first; the last one is the checkpoint's."""
         return (*self.schemes, self.high)
-
-
-def check_device(device: str) -> None:
-    """Raise ConfigError unless `device` has a known form; whether this machine has it is found out where it is used."""
-    kind, colon, number = device.partition(":")
-    if device not in ("auto", "cpu", "cuda", "mps") and not (kind == "cuda" and colon and number.isdecimal()):
-        raise ConfigError(f"unknown device {device!r}; want auto, cpu, cuda, cuda:N or mps")
-
-
-def check_dtype(dtype: str) -> None:
-    """Raise ConfigError unless `dtype` is one of DTYPES."""
-    if dtype not in DTYPES:
-        raise ConfigError(f"unknown dtype {dtype!r}; want {', '.join(DTYPES)}")

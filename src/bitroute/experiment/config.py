@@ -13,10 +13,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from bitroute.engines.registry import check_scheme, find_engine_kind
-from bitroute.engines.spec import check_device
 from bitroute.envs.registry import DEFAULT, load_suite
 from bitroute.envs.suite import Role, Suite, split_for
 from bitroute.errors import ConfigError
+from bitroute.nn.device_names import Dtype, check_device
 from bitroute.training.recipes import GrpoRecipe, SupervisedRecipe
 
 DEMO_TASKS: Final = 512  # that `bitroute demo` evaluates
@@ -25,7 +25,6 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]  # K = 0 and K = 1 are the all-low and all-high rows of every table
 Recipe = TypeVar("Recipe", SupervisedRecipe, GrpoRecipe)
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Baseline = Literal["random", "periodic", "repetition", "uncertainty", "past-uncertainty", "signals", "oracle"]
 
 

@@ -11,7 +11,8 @@ from typing import Final
 
 import torch
 
-from bitroute.errors import CapabilityError, ConfigError
+from bitroute.errors import CapabilityError
+from bitroute.nn.device_names import check_device, check_dtype
 
 LARGEST: Final = 2048  # columns of the products that are measured: larger ones behave alike and take too long
 ROWS: Final = 16
@@ -24,37 +25,31 @@ def pick_device(name: str) -> torch.device:
 
     Raises CapabilityError when this machine (or this build of torch) does not have it, ConfigError for another name.
     """
+    check_device(name)
     if name == "auto":
         found = [
             kind for kind, there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)) if there()
         ]
         return torch.device(found[0] if found else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"unknown device {name!r}; want auto, cpu, cuda, cuda:N or mps") from None
-    if device.type == "cuda":
+    kind, _, number = name.partition(":")
+    if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
+        if int(number or 0) >= count:
             raise CapabilityError(f"device {name}: torch sees {count or 'no'} CUDA devices here; use --device auto or cpu")
-    elif device.type == "mps":
-        if not torch.backends.mps.is_available():
-            raise CapabilityError("device mps: torch finds no Metal device here; use --device auto or cpu")
-    elif device.type != "cpu":
-        raise ConfigError(f"unknown device {name!r}; want auto, cpu, cuda, cuda:N or mps")
-    return device
+    elif kind == "mps" and not torch.backends.mps.is_available():
+        raise CapabilityError("device mps: torch finds no Metal device here; use --device auto or cpu")
+    return torch.device(kind, int(number)) if number else torch.device(kind)
 
 
 def pick_dtype(name: str, device: torch.device, inputs: int, outputs: int) -> torch.dtype:
     """The dtype of a name; `auto` is the faster one of float32 and bfloat16 for products of `inputs` to `outputs` columns on
     `device`, by measurement. Raises ConfigError for another name.
     """
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    check_dtype(name)
     if name == "auto":
         return faster_dtype(device, inputs, outputs)
-    if name not in known:
-        raise ConfigError(f"unknown dtype {name!r}; want auto, {', '.join(known)}")
-    return known[name]
+    found: torch.dtype = getattr(torch, name)  # torch calls them as we do
+    return found
 
 
 def faster_dtype(
