@@ -277,8 +277,17 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"tokenizer\.json or tokenizer_config\.json cannot be read"):
         ChatTemplate.load(tmp_path)
     path = write_tokenizer(tmp_path / "model", "chatml")
-    (path / "generation_config.json").write_text("{")
+    generation = path / "generation_config.json"
+    generation.unlink()
     assert ChatTemplate.load(path).ends == {2}
+    for damaged in ("{", "[]", '{"eos_token_id": "<end>"}', '{"eos_token_id": [2, null]}', b"\xff"):
+        generation.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
+        with pytest.raises(DataError, match=rf"^{generation}: ") as caught:
+            ChatTemplate.load(path)
+        assert "\n" not in str(caught.value)
+    generation.write_text('{"eos_token_id": [3]}')
+    assert ChatTemplate.load(path).ends == {2, 3}
+    generation.unlink()
     (path / "chat_template.jinja").unlink()
     with pytest.raises(DataError, match="the tokenizer has no chat template"):
         ChatTemplate.load(path)

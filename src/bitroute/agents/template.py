@@ -95,11 +95,20 @@ class ChatTemplate:
             problem = " ".join(str(error).split())
             raise DataError(f"{source}: tokenizer.json or tokenizer_config.json cannot be read ({problem})") from error
         ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        try:
-            stored = GenerationConfig.from_pretrained(str(source)).eos_token_id
-        except OSError:  # there is none
-            stored = None
-        ends += [stored] if isinstance(stored, int) else stored or []
+        generation = Path(source) / "generation_config.json"
+        stored: Any = None
+        if generation.exists() or not Path(source).is_dir():
+            try:
+                stored = GenerationConfig.from_pretrained(str(source)).eos_token_id
+            except Exception as error:  # as with the tokenizer
+                if generation.exists():
+                    raise DataError(f"{generation}: cannot be read ({' '.join(str(error).split())})") from error
+                if not isinstance(error, OSError):  # of a name that transformers finds, this says that there is none
+                    raise
+        found = [stored] if isinstance(stored, int) else stored or []
+        if not isinstance(found, list) or not all(isinstance(token, int) for token in found):
+            raise DataError(f"{generation}: eos_token_id is {stored!r}; want a token id or a list of them")
+        ends += found
         return cls(tokenizer, tools=tools, ends=ends, source=str(source))
 
     @property
