@@ -50,6 +50,15 @@ def test_the_command_writes_a_router_that_the_gateway_loads(tmp_path: Path, caps
     assert loaded.calibration[2].share == pytest.approx(0.3, abs=0.01)
 
 
+@pytest.mark.parametrize("flag", ["--model", "--low", "--high", "--tools"])
+def test_what_labels_need_is_refused_for_features(tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    table = tmp_path / "f.jsonl"
+    table.write_bytes(b"".join(map(feature_line, simulated(10))))
+    assert main(["train", "router", "--traces", str(table), flag, "x", "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error == f"bitroute: --model, --low, --high and --tools are for labels, {table} holds features: leave them out\n"
+
+
 def _values(row: FeatureRow) -> tuple[object, ...]:
     return tuple(getattr(row, name) for name in row.__struct_fields__)
 

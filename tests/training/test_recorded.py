@@ -75,6 +75,8 @@ def test_the_high_variant_shows_or_must_be_named() -> None:
     assert high_of([named], "w16") == "w16"
     with pytest.raises(ConfigError, match="hold the variants w16: say which is the high one by --high"):
         high_of([named], None)
+    with pytest.raises(ConfigError, match=r"--high w61: no step of the traces was answered by it; they hold the variants w16$"):
+        high_of([named], "w61")
 
 
 def test_a_router_takes_over_small_tokenizers_of_ours_alone(tmp_path: Path, model: Path) -> None:
@@ -174,6 +176,9 @@ def test_wrong_input_is_one_line(tmp_path: Path, model: Path, capsys: pytest.Cap
         (["--low", "w2g128-rtn"], 2, "go with --traces"),
         (["--traces", str(traces), *given[:2], "--low", "w9", *given[4:]], 2, "w9"),
         (["--traces", str(traces), *given], 3, "too few to hold some out"),
+        (["--traces", str(traces), *given, "--high", "bf1"], 2, "--high bf1: no step of the traces was answered by it"),
+        (["--traces", str(traces), *given, "--data", str(tmp_path)], 2, "--data and --cores go with what is played"),
+        (["--traces", str(traces), *given, "--cores", "1"], 2, "--data and --cores go with what is played"),
         (["--traces", str(traces), "--model", str(tmp_path), *given[2:]], 3, "tokenizer.json"),
     ]:
         assert main(["train", "router", *arguments]) == code

@@ -133,6 +133,8 @@ def train_router(
     if traces is not None:
         if config is not None:
             raise ConfigError("--config describes what is played, with --traces nothing is: use one of them")
+        if data is not None or cores is not None:
+            raise ConfigError("--data and --cores go with what is played, with --traces nothing is: leave them out")
         place = {"engine": engine or "torch", "device": device or "auto", "dtype": dtype or "float32"}
         _learn(traces, load_suite(suite), model, low, high, tools, out, place)
         return
@@ -239,6 +241,8 @@ def _learn(
     from bitroute.training.effects import train_effects  # noqa: PLC0415
 
     if is_features(traces):
+        if any(value is not None for value in (model, low, high, tools)):
+            raise ConfigError(f"--model, --low, --high and --tools are for labels, {traces} holds features: leave them out")
         router = out / "routers" / "signals.json"
         fitted = train_effects(traces, router)
         typer.echo(f"fitted on {fitted.choices} choices drawn at random, {fitted.high} of them high; the router is {router}")

@@ -172,15 +172,18 @@ def router_tokenizer(model: Path, episodes: Sequence[Episode]) -> Tokenizer:
 
 def high_of(episodes: Sequence[Episode], given: str | None, usual: Sequence[str] = ("high",)) -> str:
     """What the traces call the high variant: the `given` name, or one of the `usual` ones. Raises ConfigError where that does
-    not show.
+    not show, and for a given name that the traces do not hold.
     """
     names = {step.decision.variant for e in episodes for step in e.steps}
+    held = ", ".join(sorted(names)) or "none"
     if given is not None:
+        if given not in names:
+            raise ConfigError(f"--high {given}: no step of the traces was answered by it; they hold the variants {held}")
         return given
     for name in usual:
         if name in names:
             return name
-    raise ConfigError(f"the traces hold the variants {', '.join(sorted(names)) or 'none'}: say which is the high one by --high")
+    raise ConfigError(f"the traces hold the variants {held}: say which is the high one by --high")
 
 
 def train_on_labels(
