@@ -86,6 +86,12 @@ def test_a_path_to_an_encoder_is_read(tmp_path: Path) -> None:
         build_router(str(path), LADDER, "another")
 
 
+def test_a_file_of_an_encoder_says_to_give_the_directory(tmp_path: Path) -> None:
+    path = save_encoder(tmp_path / "dmr", LADDER)
+    with pytest.raises(DataError, match=f"router.json: is a file of a trained router; give its directory, {path}$"):
+        build_router(str(path / "router.json"), LADDER, "toy-model")
+
+
 def test_a_directory_that_holds_no_router_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no trained router \(router\.json: No such file"):
         build_router(str(tmp_path), LADDER, "model")

@@ -6,14 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bitroute.episode import View
-from bitroute.errors import ConfigError
-from bitroute.routers.threshold import Scored, ThresholdRouter, settle, sigmoid
+from bitroute.errors import ConfigError, DataError
+from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others, settle, sigmoid
 
 PAIR, TRIO = ("low", "high"), ("low", "middle", "high")
 finite = st.floats(-50, 50)
@@ -112,3 +113,17 @@ def test_one_variant_leaves_nothing_to_choose() -> None:
 @pytest.mark.parametrize("x", [-1000.0, -30.0, 0.0, 30.0, 1000.0])
 def test_sigmoid_does_not_overflow(x: float) -> None:
     assert sigmoid(x) + sigmoid(-x) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("trained_for", "model", "told"),
+    [
+        ("a" * 64, "b" * 64, "model aaaaaaaaaaaa, this is bbbbbbbbbbbb; "),
+        ("72531340ae91" + "0" * 52, "72531340ae91" + "01" * 26, "model 72531340ae9100, this is 72531340ae9101; "),
+        ("72531340ae91", "72531340ae91-bfloat16", "model 72531340ae91, this is 72531340ae91-bfloat16; "),
+    ],
+)
+def test_models_that_begin_alike_are_told_apart(trained_for: str, model: str, told: str) -> None:
+    with pytest.raises(DataError) as caught:
+        refuse_others(Path("r.json"), trained_for=trained_for, model=model, ladder=("a", "b"), variants=("a", "b"))
+    assert str(caught.value) == f"r.json: was trained for {told}train it again"

@@ -215,7 +215,8 @@ def _record(
     try:
         router = build_router(named, spec.ladder, identity)
     except BitrouteError as error:
-        raise type(error)(f"--router {job.router}: {error}") from error
+        problem = str(error).removeprefix(f"router {job.router}: ").removeprefix(f"router {job.router!r}: ")
+        raise type(error)(f"--router {job.router}: {problem}") from error
     if job.threshold is not None:
         try:
             router.with_options(threshold=job.threshold)

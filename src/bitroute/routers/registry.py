@@ -64,12 +64,15 @@ def find_source(spec: str, *, offline: bool = True) -> Source:
     if spec and path.exists():
         header = read_header(path)
         try:
-            return Source(find_kind(header.router), spec, header)
+            kind = find_kind(header.router)
         except KeyError:
             names = ", ".join(k.name for k in kinds() if k.trained)
             raise DataError(
                 f"{_meta(path)}: a router of the kind {header.router!r}, which is not installed; there are {names}"
             ) from None
+        if kind.files and not path.is_dir():
+            raise DataError(f"router {spec}: is a file of a trained router; give its directory, {path.parent}")
+        return Source(kind, spec, header)
     if "/" in spec or path.suffix:  # `./name` is a path by its spelling alone
         raise DataError(f"router {spec}: no such file or directory")
     if kind is not None:

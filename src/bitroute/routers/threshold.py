@@ -21,6 +21,7 @@ from bitroute.episode import Decision, View
 from bitroute.errors import ConfigError, DataError
 from bitroute.routers.router import Router, draw
 
+_DIGITS: Final = 12  # of a fingerprint that errors show, more only where two begin alike
 _LEAST: Final = 256  # bytes of a state whose memory is nothing, or does not tell
 
 
@@ -121,7 +122,10 @@ def _ascending(thresholds: float | Sequence[float], variants: Sequence[str]) -> 
 def refuse_others(path: Path, *, trained_for: str, model: str, ladder: Sequence[str], variants: Sequence[str]) -> None:
     """Raise DataError when a router in `path` was trained for another language model or another ladder than the given."""
     if trained_for != model:
-        raise DataError(f"{path}: was trained for model {trained_for[:12]}, this is {model[:12]}; train it again")
+        shown = max(
+            _DIGITS, next((at for at, (a, b) in enumerate(zip(trained_for, model, strict=False), 1) if a != b), len(model) + 1)
+        )
+        raise DataError(f"{path}: was trained for model {trained_for[:shown]}, this is {model[:shown]}; train it again")
     if tuple(ladder) != tuple(variants):
         raise DataError(f"{path}: was trained for the variants {', '.join(ladder)}, not {', '.join(variants)}")
 
