@@ -15,7 +15,7 @@ import typer
 
 import bitroute
 from bitroute.cli.main import app, main
-from bitroute.engines import loading as hosting
+from bitroute.engines import loading
 from bitroute.envs.registry import load_suite
 from bitroute.experiment.config import ExperimentConfig
 from bitroute.nn.tokenizer import Tokenizer
@@ -217,9 +217,9 @@ def test_a_missing_model_is_told_in_one_way_and_before_torch_is_imported(tmp_pat
         (["--router", "best"], 2, ["--router best: unknown router", "uncertainty"]),
         (["--router", "random:1.5"], 2, ["--router random:1.5", "outside 0..1"]),
         (["--router", "periodic:-1"], 2, ["--router periodic:-1", "outside 0..1"]),
-        (["--router", "random:often"], 2, ["write it as random:SHARE"]),
+        (["--router", "random:often"], 2, ["bitroute: --router random:often: write it as random:SHARE"]),
         (["--router", "always:w4g64-rtn"], 4, ["unknown variant 'w4g64-rtn'", f"{LOW}, bf16"]),
-        (["--router", "routers/none"], 3, ["routers/none: no such file or directory"]),
+        (["--router", "routers/none"], 3, ["bitroute: --router routers/none: no such file or directory"]),
         (["--router", "random:0.3", "--threshold", "1"], 2, ["--threshold 1.0", "does not score"]),
         (["--router", "oracle", "--threshold", "nan"], 2, ["thresholds (nan,)"]),
         (["--model", "nowhere"], 3, ["model nowhere"]),
@@ -283,7 +283,7 @@ def test_a_truncated_model_is_named(run: Run, tiny_model: Path, tmp_path: Path, 
 def test_a_router_of_another_model_or_other_variants_is_refused(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(tiny_model)
     network = EncoderNetwork(encoder_config(tokenizer.vocab_size), use_signals=False)
-    own = hosting.identity(tiny_model)
+    own = loading.identity(tiny_model)
     for name, model, low in (("other", "another", LOW), ("low", own, "w3g64-rtn"), ("cut", own, LOW)):
         EncoderRouter(network, tokenizer, (low, "bf16"), 0.0, model=model).save(tmp_path / name)
     bad_input(run("play", "--model", tiny_model, "--router", tmp_path / "other"), 3, "was trained for model another, this is ")
@@ -346,7 +346,7 @@ def test_other_ends_are_one_line_too(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(hosting, "quantize", fail)
+    monkeypatch.setattr(loading, "quantize", fail)
     found, out, err = run("quantize", LOW, "--model", tiny_model)
     assert (found, out) == (code, "")
     assert err.endswith(message) and err.count("\n") == 1
@@ -356,7 +356,7 @@ def test_a_defect_is_not_hidden(run: Run, tiny_model: Path, monkeypatch: pytest.
     def fail(*_: object) -> None:
         raise ModuleNotFoundError("no", name="bitroute.nonsense")
 
-    monkeypatch.setattr(hosting, "quantize", fail)
+    monkeypatch.setattr(loading, "quantize", fail)
     with pytest.raises(ModuleNotFoundError):
         run("quantize", LOW, "--model", tiny_model)
 
@@ -419,7 +419,7 @@ def test_a_router_that_was_trained_again_plays_again(run: Run, tiny_model: Path,
     for seed in (0, 1):
         torch.manual_seed(seed)
         network = EncoderNetwork(encoder_config(tokenizer.vocab_size), use_signals=False)
-        router = EncoderRouter(network, tokenizer, (LOW, "bf16"), 0.0, model=hosting.identity(tiny_model))
+        router = EncoderRouter(network, tokenizer, (LOW, "bf16"), 0.0, model=loading.identity(tiny_model))
         router.save(tmp_path / "mine")
         assert run(*command)[0] == run(*command)[0] == 0
         assert len(played) == seed + 1

@@ -46,7 +46,7 @@ def quantize(
     chosen = load_suite(suite)
     source = find_model(model or chosen.defaults.model, chosen)
     folder = out or (source if model_name(source, chosen) == str(source) else Path("variants"))
-    from bitroute.engines import loading as hosting  # noqa: PLC0415
+    from bitroute.engines import loading  # noqa: PLC0415
     from bitroute.evaluation.tables import align  # noqa: PLC0415
     from bitroute.quantization.scheme import Scheme  # noqa: PLC0415
     from bitroute.rollout.host import calibration_batches  # noqa: PLC0415
@@ -61,7 +61,7 @@ def quantize(
         else:
             bits = Scheme.parse(scheme).bits_per_weight
             calibration = partial(calibration_batches, chosen, source)
-            make = partial(hosting.quantize, source, scheme, folder, calibration)
+            make = partial(loading.quantize, source, scheme, folder, calibration)
             jobs.append((f"{scheme} (block layers)", bits, make))
     size = sum(p.stat().st_size for p in source.glob("model*.safetensors"))
     lines = [("checkpoint (all weights)", "16", f"{size:,}", str(source))]

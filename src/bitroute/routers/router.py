@@ -100,7 +100,7 @@ class Router(Protocol):
 
 
 class SavedRouter(Router, Protocol):
-    """A trained router: what it learned goes to a file and comes back by its kind's `load` (`registry.Kind`)."""
+    """A trained router: what it learned goes to a file and comes back by its kind's `load` (`kinds.Kind`)."""
 
     def save(self, path: Path) -> None:
         """Write what `load` reads: a JSON file at `path`, or a directory with one named router.json. Its fields `router` (the
