@@ -238,7 +238,7 @@ def test_wrong_flags_are_named_and_nothing_is_written(
 
 @pytest.mark.parametrize("command", [["evaluate", "nowhere"], ["report", "nowhere"]])
 def test_a_run_that_is_not_there(run: Run, tmp_path: Path, command: list[str]) -> None:
-    bad_input(run(*command), 2, "nowhere: no run is here (config.json is missing)", "bitroute train router")
+    bad_input(run(*command), 3, "nowhere: no run is here (config.json is missing)", "bitroute train router")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -255,7 +255,8 @@ def test_an_unknown_command(run: Run) -> None:
         ({"model": "nowhere"}, 3, ["model nowhere"]),
         ({"splits": {"official-valid_seen": 3}}, 2, ["ALFWORLD_DATA"]),
         ("{", 2, ["my.json: Invalid JSON"]),
-        (None, 2, ["my.json: No such file"]),
+        ({"data": "/nonexistent"}, 2, ["data: /nonexistent: no such directory"]),
+        (None, 3, ["my.json: No such file"]),
     ],
 )
 def test_a_wrong_configuration_is_named_and_nothing_is_written(

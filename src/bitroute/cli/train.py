@@ -14,7 +14,7 @@ from bitroute.cli.extras import need
 from bitroute.cli.options import Cores, Data, Device, Dtype, Engine, Model, Out, RunPath, SuiteName, examples
 from bitroute.envs.models import find_model
 from bitroute.envs.registry import DEFAULT, load_suite
-from bitroute.errors import ConfigError
+from bitroute.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from bitroute.envs.suite import Suite
@@ -146,7 +146,11 @@ def train_router(
     source = config or (stored if stored.exists() else None)
     find_engine_kind(engine or "torch")
     own = {"engine": engine or "torch", "dtype": dtype or "float32"}
-    chosen = _with_models(ExperimentConfig.load(source) if source else ExperimentConfig(suite=suite, data=data, **own))
+    if config is None and source:
+        started = _config_of(out)
+    else:
+        started = ExperimentConfig.load(config) if config else ExperimentConfig(suite=suite, data=data, **own)
+    chosen = _with_models(started)
     given = {"suite": None if suite == DEFAULT else suite, "data": data, "engine": engine, "dtype": dtype}
     other = [f"--{name}" for name, value in given.items() if value is not None and value != getattr(chosen, name)]
     if other:
@@ -280,13 +284,12 @@ def _with_models(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def _config_of(run: Path) -> ExperimentConfig:
-    """The configuration that a run was started with."""
+    """The configuration that a run was started with. Raises DataError where none is or it is damaged."""
     from bitroute.experiment.config import ExperimentConfig  # noqa: PLC0415
-    from bitroute.store.runs import CONFIG, read_json  # noqa: PLC0415
+    from bitroute.store.runs import CONFIG, read_config  # noqa: PLC0415
 
     if not (run / CONFIG).exists():
-        raise ConfigError(f"{run}: no run is here ({CONFIG} is missing); start one with bitroute train router --out {run}")
-    stored = read_json(run / CONFIG)
-    if not isinstance(stored, dict) or "budgets" not in stored:  # every experiment has them, a run of play or a model has not
+        raise DataError(f"{run}: no run is here ({CONFIG} is missing); start one with bitroute train router --out {run}")
+    if "budgets" not in read_config(run):  # every experiment has them, a run of play or a model has not
         raise ConfigError(f"{run}: holds no run of bitroute train router or bitroute demo")
     return ExperimentConfig.load(run / CONFIG)

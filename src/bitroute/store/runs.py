@@ -107,9 +107,7 @@ class RunDirectory:
             raise ConfigError(f"{self.path}: another bitroute is at work here; wait for it or choose another --out") from error
         stored = self.path / CONFIG
         if stored.exists():
-            before = read_json(stored)
-            if not isinstance(before, dict):
-                raise DataError(f"{stored}: is no configuration of a run; choose another --out")
+            before = read_config(self.path)
             differing = sorted(k for k in (before.keys() | config.keys()) - set(free) if before.get(k) != config.get(k))
             if differing:
                 raise ConfigError(f"{self.path}: holds a run with another {', '.join(differing)}; choose another --out")
@@ -156,11 +154,25 @@ class RunDirectory:
         return self.keep(name, make()) if stored is None else stored
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises DataError naming it when it cannot be read."""
+def read_config(run: Path) -> dict[str, Any]:
+    """The configuration of the run in a directory. Raises DataError naming the file when it is missing or damaged.
+
+    Nothing makes it again, and without it the rest is of no use: it is not to be removed.
+    """
+    path = run / CONFIG
+    value = read_json(path, "put a copy of it back, or start anew with another --out")
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: is no configuration of a run; choose another --out")
+    return value
+
+
+def read_json(path: Path, advice: str = "remove it to make it again") -> Any:
+    """The value in a JSON file. Raises DataError naming it when it cannot be read; `advice` says what to do with a damaged
+    one.
+    """
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise DataError(f"{path}: damaged ({error}); remove it to make it again") from error
+        raise DataError(f"{path}: damaged ({error}); {advice}") from error

@@ -16,7 +16,7 @@ import pytest
 from pydantic import BaseModel
 
 from bitroute.cli.main import main
-from bitroute.errors import ConfigError
+from bitroute.errors import ConfigError, DataError
 from bitroute.gateway.core.config import GatewayConfig, Source, toml_file
 from bitroute.gateway.core.environment import PREFIX, environment
 from support.gateway import chat
@@ -254,3 +254,8 @@ def test_a_wrong_url_of_the_records_names_its_variable(
     assert capsys.readouterr().err.startswith(
         "bitroute: BITROUTE_RECORDS__URL: the URL is none of a database; want sqlite:///FILE"
     )
+
+
+def test_a_missing_file_is_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^cannot read .*none\.toml: No such file or directory$"):
+        toml_file(tmp_path / "none.toml")

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from bitroute.cost import Rates
-from bitroute.errors import ConfigError
+from bitroute.errors import ConfigError, DataError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Location = Sequence[str | int]  # of a setting: section, key, and what is within
@@ -70,11 +70,11 @@ def _dotted(location: Location) -> str:
 
 
 def toml_file(path: Path) -> Source:
-    """What a TOML file says. Raises ConfigError naming the file when it cannot be read or is none."""
+    """What a TOML file says. Raises DataError naming the file when it cannot be read, ConfigError when it is none."""
     try:
         return Source(str(path), tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file ({error})") from error
 
