@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bitroute.errors import ConfigError
+from bitroute.errors import ConfigError, DataError
 from bitroute.experiment.config import ExperimentConfig, demo_config
 
 
@@ -83,8 +83,22 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         load(tmp_path, {"foo": 1, "low": "x", "max_steps": 0})
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"budgets": [1.5]}, "budgets.0: Input should be less than 1"),
+        ({"splits": {"seen": 0}}, "splits.seen: Input should be greater than or equal to 1"),
+        ({"budgets": []}, "budgets: Tuple should have at least 1 item after validation, not 0"),
+    ],
+)
+def test_a_wrong_item_is_not_told_of_as_a_missing_one(tmp_path: Path, value: Any, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, value)
+    assert str(caught.value) == f"{tmp_path / 'my.json'}: {told}"
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.json: No such file or directory"):
+    with pytest.raises(DataError, match=r"none\.json: No such file or directory"):
         ExperimentConfig.load(tmp_path / "none.json")
 
 

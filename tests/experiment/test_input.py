@@ -33,12 +33,33 @@ def test_a_backbone_that_is_missing_or_too_small_is_refused_before_anything_is_w
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("stored", ['{"router": "random:0.3", "split": "unseen"}', '{"model_type": "qwen3"}', "[1]", "1"])
+@pytest.mark.parametrize("stored", ['{"router": "random:0.3", "split": "unseen"}', '{"model_type": "qwen3"}', "{}"])
 def test_what_is_no_experiment_is_not_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str], stored: str) -> None:
     (tmp_path / "config.json").write_text(stored)
     for command in ("evaluate", "report"):
         assert main([command, str(tmp_path)]) == 2
         assert capsys.readouterr().err == f"bitroute: {tmp_path}: holds no run of bitroute train router or bitroute demo\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [
+        (
+            '{"budgets": ',
+            "damaged (Expecting value: line 1 column 13 (char 12)); put a copy of it back, or start anew with another --out",
+        ),
+        ("[1]", "is no configuration of a run; choose another --out"),
+        ("1", "is no configuration of a run; choose another --out"),
+    ],
+)
+def test_a_damaged_configuration_of_a_run_is_told_in_one_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stored: str, told: str
+) -> None:
+    (tmp_path / "config.json").write_text(stored)
+    for command in (["evaluate", str(tmp_path)], ["report", str(tmp_path)], ["train", "router", "--out", str(tmp_path)]):
+        assert main(command) == 3
+        assert capsys.readouterr().err == f"bitroute: {tmp_path / 'config.json'}: {told}\n"
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
 
 

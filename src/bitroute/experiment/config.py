@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from bitroute.engines.registry import check_scheme, find_engine_kind
 from bitroute.envs.registry import DEFAULT, load_suite
 from bitroute.envs.suite import Role, Suite, split_for
-from bitroute.errors import ConfigError
+from bitroute.errors import ConfigError, DataError
 from bitroute.nn.device_names import Dtype, check_device
 from bitroute.training.recipes import GrpoRecipe, SupervisedRecipe
 
@@ -164,13 +164,14 @@ class ExperimentConfig(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> ExperimentConfig:
-        """Read a JSON file. Raises ConfigError naming the file and each field that is wrong."""
+        """Read a JSON file. Raises ConfigError naming the file and each field that is wrong, DataError where it is missing."""
         try:
             return cls.model_validate_json(path.read_bytes(), strict=True)
         except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}") from error
+            raise DataError(f"{path}: {error.strerror}") from error
         except ValidationError as error:
             problems = [p for p in error.errors() if p["type"] != "default_factory_not_called"]
+            problems = [p for p in problems if p["type"] != "too_short" or not p["input"]]  # all of it is wrong, and told of
             raise ConfigError(f"{path}: {'; '.join(map(_sentence, problems))}") from error
 
 

@@ -106,6 +106,8 @@ def experiment(config: ExperimentConfig, out: Path, cores: int | None = None) ->
     """Open or continue the run in `out`: makes the low variant, starts the workers. Bad input raises before anything is
     written.
     """
+    if config.data is not None and not config.data.is_dir():
+        raise ConfigError(f"data: {config.data}: no such directory; correct it in the configuration")
     suite, spec = config.open_suite(), spec_of(config, out)
     pick_device(spec.device)
     spec = replace(spec, fingerprint=fingerprint_of(spec))
