@@ -438,11 +438,11 @@ def test_a_start_that_fails_is_one_line_and_writes_nothing(
         assert part in said
 
 
-@pytest.mark.parametrize("text", [None, "[server", b"\xff"])
-def test_a_configuration_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: Any) -> None:
+@pytest.mark.parametrize(("text", "code"), [(None, 3), ("[server", 2), (b"\xff", 2)])
+def test_a_configuration_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: Any, code: int) -> None:
     path = tmp_path / "gateway.toml"
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert main(["serve", "--config", str(path)]) == 2
+    assert main(["serve", "--config", str(path)]) == code
     said = capsys.readouterr().err
     assert said.startswith("bitroute: ") and "gateway.toml" in said and said.count("\n") == 1
