@@ -30,6 +30,6 @@ class DataError(BitrouteError):
 
 
 class CapabilityError(BitrouteError):
-    """An engine or a router was asked for something that it does not declare (an unknown variant, full logits ...)."""
+    """An engine or a router was asked for something that it does not offer (an unknown variant, a device ...)."""
 
     exit_code = 4
