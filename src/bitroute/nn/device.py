@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Final
 
@@ -74,7 +75,7 @@ def faster_dtype(
     spent = 0.0
     for repeat in range(1 + REPEATS):
         for dtype, (left, right) in operands.items():
-            took = seconds(lambda left=left, right=right: torch.mm(left, right), device)  # type: ignore[misc]
+            took = seconds(partial(torch.mm, left, right), device)
             spent += took
             if repeat:  # the first run sets up the library's buffers
                 times[dtype].append(took)
