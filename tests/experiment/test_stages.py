@@ -53,16 +53,23 @@ def contents(run: Path) -> dict[str, bytes]:
 
 
 def test_every_stage_leaves_its_files(run: Path) -> None:
-    for name in ("config.json", "provenance.json", "references.json", "tau.json", "signals.json", "routers/signals.json"):
+    for name in (
+        "config.json",
+        "provenance.json",
+        "references-0.json",
+        "tau-0.json",
+        "signals-0.json",
+        "routers/signals-0.json",
+    ):
         assert json.loads((run / name).read_text()), name
     for name in LEARNED:
         assert json.loads((run / f"{name}.json").read_text()), name
         assert (run / "routers" / name / "network.safetensors").stat().st_size > 1000
     for name in ("signals-0", "oracle-0", "dmr-0", "dmr+probe-0"):
         assert set(json.loads((run / "thresholds" / f"{name}@0.3.json").read_text())) == {"threshold", "share", "trials"}
-    for router in ("signals.json", "dmr-0", "dmr+probe-0"):
+    for router in ("signals-0.json", "dmr-0", "dmr+probe-0"):
         (row,) = load_calibration(run / "routers" / router)
-        stored = json.loads((run / "thresholds" / f"{Path(router).stem.removesuffix('-0')}-0@0.3.json").read_text())
+        stored = json.loads((run / "thresholds" / f"{Path(router).stem}@0.3.json").read_text())
         assert (row.budget, row.threshold, row.share) == (0.3, stored["threshold"], stored["share"])
     for name in POLICIES:
         episodes = list(read_traces(run / "traces" / "unseen" / f"{name}-0.jsonl"))
@@ -72,15 +79,15 @@ def test_every_stage_leaves_its_files(run: Path) -> None:
     assert not list(run.rglob("*.tmp"))
     assert {p.name for p in (run / "routers").iterdir()} == {
         *LEARNED,
-        "round-1-0.8",
-        "signals.json",
-        "signals.calibration.json",
+        "round-1-0.8-0",
+        "signals-0.json",
+        "signals-0.calibration.json",
     }
     assert json.loads((run / "tasks.json").read_text()) == {"unseen": 5}
 
 
 def test_labels_come_from_a_mixture_and_then_from_the_router_itself(run: Path) -> None:
-    traces = run / "traces"
+    traces = run / "traces" / "seed-0"
     first = [list(read_traces(traces / f"labels-1-{i}.jsonl")) for i in range(len(MIXTURE))]
     assert [{e.policy for e in part} for part in first] == [{policy} for policy in MIXTURE]
     assert [e.task_id for part in first for e in part] == [f"router-train-{i}" for i in range(8)]
@@ -162,7 +169,7 @@ def test_training_goes_on_with_the_stored_configuration_and_no_other(
 
 
 def test_a_damaged_result_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = run / "tau.json"
+    path = run / "tau-0.json"
     before = path.read_bytes()
     path.write_bytes(before[:20])
     try:

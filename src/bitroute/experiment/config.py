@@ -98,9 +98,11 @@ class ExperimentConfig(BaseModel):
         "budgets", "K: mean share of steps at high precision, strictly between 0 and 1"
     )
     seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = Field(
-        (0, 1, 2), min_length=1, description="router training seeds"
+        (0, 1, 2), min_length=1, description="whole pipelines, each on tasks of its own: labels, tau, routers, thresholds"
     )
-    label_tasks: Count = Field(1600, description="tasks of the training split whose steps are labelled, in each of two rounds")
+    label_tasks: Count = Field(
+        1600, description="tasks of the training split whose steps are labelled, in each of two rounds, per seed"
+    )
     holdout_tasks: Count = Field(300, description="tasks of the validation split labelled to choose tau and the epoch")
     calibration_tasks: Count = Field(400, description="tasks of the validation split played per trial threshold")
     quantiles: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(

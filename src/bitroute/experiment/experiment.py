@@ -21,6 +21,7 @@ from bitroute.envs.suite import Role, Suite, check_tasks, split_for
 from bitroute.episode import Episode
 from bitroute.errors import ConfigError
 from bitroute.experiment.config import ExperimentConfig
+from bitroute.experiment.ranges import TaskRanges, needed, task_ranges
 from bitroute.nn.checkpoint import load_model
 from bitroute.nn.device import pick_device
 from bitroute.nn.tokenizer import Tokenizer
@@ -60,6 +61,10 @@ class Experiment:
     def split(self, role: Role) -> str:
         """The suite's split for a role."""
         return split_for(self.suite, role)
+
+    def tasks(self, seed: int) -> TaskRanges:
+        """Which tasks the pipeline of a seed takes."""
+        return task_ranges(self.config, seed)
 
     def job(self, split: str, count: int, router: str, policy: str = "", **options: Any) -> Job:
         """A job with the run's episode length; `policy` is what its episodes are called, the router's specification by
@@ -118,6 +123,8 @@ def experiment(config: ExperimentConfig, out: Path, cores: int | None = None) ->
             raise ConfigError(f"{backbone}: has {held} tokens, the tokenizer of {spec.model} {words}; want another backbone")
     for split in config.splits:
         check_tasks(suite, split, 1)
+    for role, count in zip((Role.TRAIN, Role.VALIDATION), needed(config), strict=True):
+        check_tasks(suite, split_for(suite, role), count)
     with RunDirectory(out, config.model_dump(mode="json"), free=WHERE) as directory:
         make_variants(spec, lambda: calibration_batches(suite, spec.model))
         with workers(load_player, Hosting(config.suite, config.data, spec), cores) as pool:

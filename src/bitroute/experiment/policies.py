@@ -59,31 +59,34 @@ def scored(run: Experiment) -> list[PolicyRow]:
     rules = {
         "uncertainty": ("uncertainty:entropy", PolicyRole.BASELINE),
         "past-uncertainty": ("uncertainty:past-entropy", PolicyRole.BASELINE),
-        "signals": (str(router_path(run, "signals.json")), PolicyRole.LEARNED),
         "oracle": ("oracle", PolicyRole.ORACLE),
     }
+    files = {"signals": "signals-{}.json"} if "signals" in run.config.baselines else {}
     learned = [f"dmr{inputs}" for inputs in inputs_of(run)]
     if run.config.ablations:
         learned += [*(f"kl-st{inputs}" for inputs in inputs_of(run)), "grpo"]
+    files |= {name: f"{name}-{{}}" for name in learned}
     return [
-        PolicyRow(name=name, family=name, router=router, role=role)
+        PolicyRow(name=name, family=name, router=router, role=role, seed=seed)
         for name, (router, role) in rules.items()
         if name in run.config.baselines
+        for seed in run.config.seeds
     ] + [
-        PolicyRow(name=name, family=name, router=str(router_path(run, f"{name}-{seed}")), role=PolicyRole.LEARNED, seed=seed)
-        for name in learned
+        PolicyRow(name=name, family=name, router=str(router_path(run, file.format(seed))), role=PolicyRole.LEARNED, seed=seed)
+        for name, file in files.items()
         for seed in run.config.seeds
     ]
 
 
 def calibrated(run: Experiment, policy: PolicyRow, budget: float) -> Calibrated:
-    """The threshold at which `policy` spends `budget` on the validation split."""
+    """The threshold at which `policy` spends `budget` on its seed's part of the validation split."""
     name = f"thresholds/{policy.name}-{policy.seed}@{budget:g}"
     stored = run.directory.stored(name)
     if stored is None:
+        start = run.tasks(policy.seed).calibration.start
 
         def play(tasks: int, threshold: float, title: str) -> Sequence[Episode]:
-            job = run.job(run.split(Role.VALIDATION), tasks, policy.router, policy.name, threshold=threshold)
+            job = run.job(run.split(Role.VALIDATION), tasks, policy.router, policy.name, threshold=threshold, start=start)
             return run.pool.play([job], title)[0]
 
         tasks = run.config.calibration_tasks

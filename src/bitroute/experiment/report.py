@@ -56,7 +56,7 @@ def write_run_report(run: Experiment, results: Sequence[Evaluation]) -> None:
     """Write report.html, report.json and the figures into the run's directory."""
     labels = [
         step.sensitivity
-        for path in sorted((run.path / "traces").glob("labels-[12]-*.jsonl"))
+        for path in sorted((run.path / "traces").glob("seed-*/labels-[12]-*.jsonl"))
         for episode in read_traces(path)
         for step in episode.steps
         if step.sensitivity

@@ -10,7 +10,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,40 +36,45 @@ MIXTURE: Final = ("always:low", "random:0.25", "random:0.5", "always:high")
 
 
 def train_routers(run: Experiment) -> None:
-    """Everything up to trained routers: they stand in routers/, their curves beside them."""
-    first, holdout = label_mixture(run)
-    tau, own = choose_tau(run, first, holdout)
-    second = label_tasks(run, "labels-2", run.split(Role.TRAIN), run.config.label_tasks, [own], start=run.config.label_tasks)
+    """Everything up to trained routers, for each seed from its own labels on: they stand in routers/, their curves beside."""
+    for seed in run.config.seeds:
+        train_seed(run, seed)
+
+
+def train_seed(run: Experiment, seed: int) -> None:
+    """The pipeline of one seed: its tasks, labels, tau and routers are its own."""
+    first, holdout = label_mixture(run, seed)
+    tau, own = choose_tau(run, seed, first, holdout)
+    second = label_tasks(run, seed, "labels-2", Role.TRAIN, run.tasks(seed).second, [own])
     data = labelled(run, [*first, *second])
-    for seed, inputs in product(run.config.seeds, inputs_of(run)):
+    for inputs in inputs_of(run):
         train_kl_st(run, seed, inputs, data, holdout, tau)
-    train_signals(run, [*first, *second], tau)
-    for seed, inputs in product(run.config.seeds, inputs_of(run)):
+    train_signals(run, seed, [*first, *second], tau)
+    for inputs in inputs_of(run):
         reinforce(run, f"dmr{inputs}-{seed}", seed, load_trained(run, f"kl-st{inputs}-{seed}"))
     if run.config.ablations:
         budget = max(run.config.budgets)
-        for seed in run.config.seeds:
-            untrained = as_router(run, new_network(run, seed), math.log((1 - budget) / budget))
-            reinforce(run, f"grpo-{seed}", seed, untrained)
+        reinforce(run, f"grpo-{seed}", seed, as_router(run, new_network(run, seed), math.log((1 - budget) / budget)))
 
 
 # Labels
 
 
-def label_tasks(run: Experiment, name: str, split: str, tasks: int, policies: Sequence[str], start: int = 0) -> list[Episode]:
-    """Labelled episodes of `tasks` tasks of a split, shared out among `policies`; they stay in traces/`name`-N.jsonl."""
+def label_tasks(run: Experiment, seed: int, name: str, role: Role, tasks: range, policies: Sequence[str]) -> list[Episode]:
+    """Labelled episodes of `tasks` of a split, shared out among `policies`; they stay in traces/seed-SEED/`name`-N.jsonl."""
     episodes: list[Episode] = []
-    cuts = [start + round(i * tasks / len(policies)) for i in range(len(policies) + 1)]
+    cuts = [tasks.start + round(i * len(tasks) / len(policies)) for i in range(len(policies) + 1)]
     for number, (router, (first, end)) in enumerate(zip(policies, pairwise(cuts), strict=True)):
-        job = run.job(split, end - first, router, start=first, label=True)
-        episodes += run.record(f"{name}-{number}", job)
+        job = run.job(run.split(role), end - first, router, start=first, label=True)
+        episodes += run.record(f"seed-{seed}/{name}-{number}", job)
     return episodes
 
 
-def label_mixture(run: Experiment) -> tuple[list[Episode], list[LabelledTrajectory]]:
+def label_mixture(run: Experiment, seed: int) -> tuple[list[Episode], list[LabelledTrajectory]]:
     """The first round: labelled episodes of mixed policies to learn from, and held-out ones to choose by."""
-    first = label_tasks(run, "labels-1", run.split(Role.TRAIN), run.config.label_tasks, MIXTURE)
-    held = label_tasks(run, "labels-holdout", run.split(Role.VALIDATION), run.config.holdout_tasks, MIXTURE[:3])
+    tasks = run.tasks(seed)
+    first = label_tasks(run, seed, "labels-1", Role.TRAIN, tasks.first, MIXTURE)
+    held = label_tasks(run, seed, "labels-holdout", Role.VALIDATION, tasks.holdout, MIXTURE[:3])
     return first, labelled(run, held)
 
 
@@ -86,25 +91,27 @@ def labelled(run: Experiment, episodes: Sequence[Episode]) -> list[LabelledTraje
 # Stage 1
 
 
-def choose_tau(run: Experiment, first: Sequence[Episode], holdout: Sequence[LabelledTrajectory]) -> tuple[float, str]:
+def choose_tau(
+    run: Experiment, seed: int, first: Sequence[Episode], holdout: Sequence[LabelledTrajectory]
+) -> tuple[float, str]:
     """tau in nats, of the candidates the one whose router captures most of the held-out divergence; and that router's path."""
     budget = max(run.config.budgets)
-    stored = run.directory.stored("tau")
+    stored = run.directory.stored(f"tau-{seed}")
     if stored is None:
         data = labelled(run, first)
         every = np.concatenate([row.divergences for row in data])
         trials: list[dict[str, Any]] = []
         for quantile in run.config.quantiles:
-            network, tau = new_network(run, run.config.seeds[0]), float(np.quantile(every, quantile))
-            curve = train_supervised(network, data, holdout, tau, run.config.supervised, budget)
+            network, tau = new_network(run, seed), float(np.quantile(every, quantile))
+            curve = train_supervised(network, data, holdout, tau, replace(run.config.supervised, seed=seed), budget)
             threshold = float(np.quantile(predict(network, holdout), 1 - budget))
-            as_router(run, network, threshold).save(router_path(run, f"round-1-{quantile:g}"))
+            as_router(run, network, threshold).save(router_path(run, f"round-1-{quantile:g}-{seed}"))
             captured = max(row["captured"] for row in curve)
             trials.append({"quantile": quantile, "tau": tau, "captured": captured, "curve": curve})
         found: dict[str, Any] = {"trials": trials, "best": max(trials, key=lambda t: t["captured"])}
-        stored = run.directory.keep("tau", found)
+        stored = run.directory.keep(f"tau-{seed}", found)
     best = stored["best"]
-    return float(best["tau"]), str(router_path(run, f"round-1-{best['quantile']:g}"))
+    return float(best["tau"]), str(router_path(run, f"round-1-{best['quantile']:g}-{seed}"))
 
 
 def train_kl_st(
@@ -124,16 +131,17 @@ def train_kl_st(
         run.directory.keep(name, curve)
 
 
-def train_signals(run: Experiment, episodes: Sequence[Episode], tau: float) -> None:
+def train_signals(run: Experiment, seed: int, episodes: Sequence[Episode], tau: float) -> None:
     """The logistic regression on features of the trajectory, from the same labels."""
-    if run.directory.stored("signals") is None:
+    if run.directory.stored(f"signals-{seed}") is None:
         played = [e for e in episodes if e.steps]
         failures = run.suite.failures
         rows = np.array([features(view, run.ladder[-1], failures=failures) for e in played for view in views_of(e)])
         sensitive = [s.sensitivity.kl_sum >= tau for e in played for s in e.steps if s.sensitivity]
         fitted = fit_signals(rows, sensitive, run.ladder, run.model, failures=failures)
-        SignalsRouter(fitted).save(router_path(run, "signals.json"))
-        run.directory.keep("signals", {"steps": float(len(sensitive)), "sensitive": float(np.mean(sensitive))})
+        SignalsRouter(fitted).save(router_path(run, f"signals-{seed}.json"))
+        found = {"steps": float(len(sensitive)), "sensitive": float(np.mean(sensitive))}
+        run.directory.keep(f"signals-{seed}", found)
 
 
 # Stage 2
@@ -144,12 +152,12 @@ def reinforce(run: Experiment, name: str, seed: int, start: EncoderRouter) -> No
     if run.directory.stored(name) is not None:
         return
     sampler = router_path(run, f".{name}")
+    tasks = run.tasks(seed).reinforced
     curve = train_grpo(
         start,
         run.pool,
-        # the tasks before these were labelled
-        run.job(run.split(Role.TRAIN), run.config.grpo.tasks, str(sampler), start=2 * run.config.label_tasks),
-        references(run)["high steps"],
+        run.job(run.split(Role.TRAIN), len(tasks), str(sampler), start=tasks.start),
+        references(run, seed)["high steps"],
         replace(run.config.grpo, seed=seed),
         sampler=sampler,
         checkpoint=run.path / "checkpoints" / f"{name}.safetensors",
@@ -159,22 +167,23 @@ def reinforce(run: Experiment, name: str, seed: int, start: EncoderRouter) -> No
     run.directory.keep(name, curve)
 
 
-def references(run: Experiment) -> dict[str, float]:
-    """All-high and all-low on the validation split: success of both, and their mean numbers of steps (high's is the unit of
-    cost).
+def references(run: Experiment, seed: int) -> dict[str, float]:
+    """All-high and all-low on a seed's calibration tasks: success of both, and their mean numbers of steps (high's is the unit
+    of cost).
     """
-    stored: dict[str, float] | None = run.directory.stored("references")
+    stored: dict[str, float] | None = run.directory.stored(f"references-{seed}")
     if stored is not None:
         return stored
     found: dict[str, float] = {}
+    tasks = run.tasks(seed).calibration
     for end in ("high", "low"):
-        job = run.job(run.split(Role.VALIDATION), run.config.calibration_tasks, f"always:{end}", f"all-{end}")
-        episodes = run.record(f"validation-all-{end}", job)
+        job = run.job(run.split(Role.VALIDATION), len(tasks), f"always:{end}", f"all-{end}", start=tasks.start)
+        episodes = run.record(f"seed-{seed}/validation-all-{end}", job)
         found |= {
             f"{end} success": float(np.mean([e.success for e in episodes])),
             f"{end} steps": float(np.mean([len(e.steps) for e in episodes])),
         }
-    return run.directory.keep("references", found)
+    return run.directory.keep(f"references-{seed}", found)
 
 
 # Encoders of this run

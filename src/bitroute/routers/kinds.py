@@ -143,7 +143,7 @@ _KINDS: Final = (
     Kind(
         name="signals",
         form="FILE",
-        help="a fitted regression on cheap features of the episode, e.g. runs/router/routers/signals.json",
+        help="a fitted regression on cheap features of the episode, e.g. runs/router/routers/signals-0.json",
         load=_signals,
         trained=True,
     ),

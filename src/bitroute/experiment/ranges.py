@@ -1,0 +1,44 @@
+"""Which tasks a seed's pipeline takes: no two seeds share a task to label, to reinforce, to hold out or to calibrate on.
+
+Knows the numbers of a configuration and where they lie in the training and the validation split; no suite and no files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bitroute.experiment.config import ExperimentConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRanges:
+    """Task indices of one seed. Of the training split: `first` and `second` are the two rounds of labels, `reinforced` is what
+    stage 2 plays. Of the validation split: `holdout` chooses tau, targets and the epoch, `calibration` the thresholds.
+    """
+
+    first: range
+    second: range
+    reinforced: range
+    holdout: range
+    calibration: range
+
+
+def task_ranges(config: ExperimentConfig, seed: int) -> TaskRanges:
+    """The ranges of `seed`. They follow from its number alone: a run with other seeds besides takes the same tasks for it."""
+    labels, grpo = config.label_tasks, config.grpo
+    played = grpo.iterations * grpo.tasks
+    train = seed * (2 * labels + played)
+    held = seed * (config.holdout_tasks + config.calibration_tasks)
+    return TaskRanges(
+        first=range(train, train + labels),
+        second=range(train + labels, train + 2 * labels),
+        reinforced=range(train + 2 * labels, train + 2 * labels + played),
+        holdout=range(held, held + config.holdout_tasks),
+        calibration=range(held + config.holdout_tasks, held + config.holdout_tasks + config.calibration_tasks),
+    )
+
+
+def needed(config: ExperimentConfig) -> tuple[int, int]:
+    """How many tasks the training and the validation split must have for all seeds."""
+    last = task_ranges(config, max(config.seeds))
+    return last.reinforced.stop, last.calibration.stop
