@@ -42,7 +42,8 @@ from sqlalchemy import func, select
 
 from bitroute.envs.models import find_model
 from bitroute.gateway.records.tables import open_database, steps
-from bitroute.routers.signals import FEATURES, fit_signals
+from bitroute.routers.features import FEATURES
+from bitroute.routers.signals import fit_signals
 from gateway_load import Load, Seen
 
 ROOT: Final = Path(__file__).resolve().parent.parent

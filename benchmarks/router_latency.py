@@ -34,7 +34,8 @@ from bitroute.nn.tokenizer import Tokenizer
 from bitroute.routers.encoder.dataset import TextReader
 from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
 from bitroute.routers.encoder.router import EncoderRouter
-from bitroute.routers.signals import FEATURES, SignalsModel
+from bitroute.routers.features import FEATURES
+from bitroute.routers.signals import SignalsModel
 
 TOKENIZER = find_model("alfworld-router")
 LADDER = ("low", "high")

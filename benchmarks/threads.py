@@ -33,6 +33,7 @@ def child(steps: int, threads: int) -> None:
 
     from bitroute.routers.encoder.dataset import Trajectory  # noqa: PLC0415
     from bitroute.routers.encoder.network import SIGNAL_FEATURES, EncoderNetwork, encoder_config  # noqa: PLC0415
+    from bitroute.routers.features import FEATURES  # noqa: PLC0415
     from bitroute.training.supervised import LabelledTrajectory, supervised_loss  # noqa: PLC0415
 
     torch.set_num_threads(threads)
@@ -42,7 +43,8 @@ def child(steps: int, threads: int) -> None:
     for _ in range(16):  # episodes, as many and about as long as stage 1 reads at a time
         tokens = [draw.randrange(4, 768) for _ in range(draw.randint(350, 500))]
         decisions = sorted(draw.sample(range(1, len(tokens) - 5), 10))
-        trajectory = Trajectory(tokens, decisions, [[0.1] * SIGNAL_FEATURES] * 10, [at + 1 for at in decisions])
+        beside = [[0.1] * SIGNAL_FEATURES] * 10, [[0.1] * len(FEATURES)] * 10
+        trajectory = Trajectory(tokens, decisions, *beside, [at + 1 for at in decisions])
         rows.append(LabelledTrajectory(trajectory, [draw.random() for _ in decisions]))
     network = EncoderNetwork(encoder_config(768), use_signals=True).train()
     optimizer = torch.optim.AdamW(network.parameters())

@@ -158,7 +158,8 @@ class View:
     `messages` has t + 1 entries (what the agent was told), `actions`, `variants` and `signals` have t (what it did, at
     which precision, and what that revealed; None where the server gave no log-probabilities). `probe` is the measurement
     that the router declared (the low variant's signals on the coming step), `sensitivity` the oracle's; None otherwise.
-    `features` are those of the coming step (routers.signals), where whoever shows the view has them; None: read the texts.
+    `features` are those of the coming step (routers.features), where whoever shows the view has them; None: read the texts.
+    `budget_left` is the part, 0..1, that is left of what a hard budget allows this episode; None where nothing limits it.
     """
 
     messages: tuple[str, ...]
@@ -168,6 +169,7 @@ class View:
     probe: Signals | None = None
     sensitivity: Sensitivity | None = None
     features: tuple[float, ...] | None = None
+    budget_left: float | None = None
 
     @classmethod
     def from_messages(

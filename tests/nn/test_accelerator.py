@@ -28,6 +28,7 @@ from bitroute.quantization.scheme import Scheme
 from bitroute.routers.encoder.dataset import Trajectory, trajectory_logits
 from bitroute.routers.encoder.network import SIGNAL_FEATURES, EncoderNetwork
 from bitroute.routers.encoder.router import EncoderRouter
+from bitroute.routers.features import FEATURES
 from bitroute.training import language_model
 from bitroute.training.grpo import SampledEpisode, learn
 from bitroute.training.recipes import GrpoRecipe, SupervisedRecipe
@@ -54,16 +55,16 @@ def decoder_there(seed: int) -> Decoder:
     return network(seed).to(DEVICE)
 
 
-def encoder_there(**options: bool) -> EncoderNetwork:
+def encoder_there(**options: Any) -> EncoderNetwork:
     torch.manual_seed(0)
     return EncoderNetwork(replace(TINY, vocab_size=768), use_signals=True, **options).to(DEVICE)
 
 
 def trajectories() -> list[Trajectory]:
-    signals = [0.5] * SIGNAL_FEATURES
+    signals, row = [0.5] * SIGNAL_FEATURES, [0.5] * len(FEATURES)
     return [
-        Trajectory([4, 5, 6, 7, 8, 9], [1, 3], [signals, signals], [2, 4, 5]),
-        Trajectory([4, 5, 6], [2], [signals], []),
+        Trajectory([4, 5, 6, 7, 8, 9], [1, 3], [signals, signals], [row, row], [2, 4, 5]),
+        Trajectory([4, 5, 6], [2], [signals], [row], []),
     ]
 
 
@@ -147,7 +148,7 @@ class TestPlaying:
 
     def test_the_router(self, tmp_path: Path) -> None:
         tokenizer = Tokenizer.load(TOKENIZER)
-        network = EncoderNetwork(replace(TINY, vocab_size=768), use_signals=True, use_probe=True)
+        network = EncoderNetwork(replace(TINY, vocab_size=768), use_signals=True, use_probe=True, features=FEATURES)
         router = EncoderRouter(network, tokenizer, ("low", "high"), model="tiny").to("meta")
         views = [View(("look",), probe=SIGNALS), View(("look", "go"), ("left",), ("low",), (SIGNALS,), probe=SIGNALS)]
         states = [router.begin(seed) for seed in range(2)]

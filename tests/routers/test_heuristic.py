@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bitroute.episode import View
+from bitroute.routers.features import FEATURES, features
 from bitroute.routers.heuristic import BIAS, WEIGHTS, Heuristic
 from bitroute.routers.registry import build_router
-from bitroute.routers.signals import FEATURES, features
 
 LADDER = ("w4", "w8", "bf16")
 OPENING = "You are in a room.\nYour task is to: find a pen.\nGoal: pen"

@@ -1,32 +1,27 @@
-"""Features of the trajectory, the regression over them, and its file."""
+"""The regression over features of the trajectory, and its file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bitroute.episode import Episode, Message, Signals, View
+from bitroute.episode import Episode, Signals, View
 from bitroute.errors import ConfigError, DataError
 from bitroute.rollout.player import Player, play
-from bitroute.routers import signals
+from bitroute.routers.features import FEATURES, features
 from bitroute.routers.registry import build_router
 from bitroute.routers.router import Reads
 from bitroute.routers.rules import Random
-from bitroute.routers.signals import FEATURES, FeatureState, SignalsModel, SignalsRouter, features, fit_signals, load_signals
+from bitroute.routers.signals import SignalsModel, SignalsRouter, fit_signals, load_signals
 from bitroute.routers.views import views_of
 from support.engine import FakeEngine
 from support.toy import ToyAgent, ToyEnvironment, toy_task
 
 PAIR = ("low", "high")
 NOTHING = Signals((), (), (), ())
-
-
-def named(view: View, failures: Sequence[str] = ()) -> dict[str, float]:
-    return dict(zip(FEATURES, features(view, "high", failures=failures).tolist(), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -39,120 +34,6 @@ def model(weights: dict[str, float], bias: float = 0.0, **options: object) -> Si
     zeros = (0.0,) * len(FEATURES)
     values = {"mean": zeros, "scale": (1.0,) * len(FEATURES), "variants": PAIR, "model": "toy-model"} | options
     return SignalsModel(features=FEATURES, weights=tuple(weights.get(f, 0.0) for f in FEATURES), bias=bias, **values)  # type: ignore[arg-type]
-
-
-def test_the_features_of_an_opening() -> None:
-    found = named(View(("You see a desk 1.\n\nYour task is to: find a pen.\nGoal: desk put pen",)))
-    assert found["step"] == found["log step"] == found["share of repeated actions"] == found["message seen before"] == 0.0
-    assert found["words in message"] == pytest.approx(5 / 50)  # the task's own words are not counted
-    assert found["share of new words"] == 1.0
-    assert found["goal word in message"] == 0.0  # "pen" is in the task, but not in the room
-    assert found["share of goal words in message"] == pytest.approx(1 / 4)
-    assert found["last margin"] == 1.0  # nothing known counts as certain
-
-
-def test_the_features_of_a_later_step() -> None:
-    unsure = Signals((-0.7, -0.3), (-0.6, -0.2), (0.5, 0.3), (0.1, 0.6))
-    view = View(
-        ("a room\nGoal: put pen", "Nothing happens.\nGoal: put pen", "You see a pen 1.\nGoal: put pen"),
-        ("open box 1", "open box 1"),
-        ("low", "high"),
-        (None, unsure),
-    )
-    found = named(view)
-    assert found["step"] == 0.2 and found["log step"] == pytest.approx(np.log(3))
-    assert found["goal word in message"] == 1.0
-    assert found["last action repeated"] == 1.0 and found["share of repeated actions"] == 0.5
-    assert found["last at high"] == 1.0 and found["share at high"] == 0.5
-    assert found["last entropy"] == pytest.approx(0.8) == found["mean entropy"]
-    assert found["last margin"] == 0.1 and found["last log-probability"] == pytest.approx(-0.8)
-    assert found["last action failed"] == 0.0
-    failed = View(view.messages[:2], view.actions[:1], ("low",), (None,))
-    assert named(failed, ("nothing happens",))["last action failed"] == 1.0 and named(failed)["last action failed"] == 0.0
-
-
-def test_a_repeated_observation_is_seen() -> None:
-    view = View(("a room\nGoal: pen", "a box\nGoal: pen", "a room\nGoal: pen"), ("x", "y"))
-    assert named(view)["message seen before"] == 1.0
-    assert named(view)["share of new words"] == 0.0
-
-
-def test_a_message_of_one_line_has_no_goal() -> None:
-    found = named(View(("hello there",)))
-    assert found["words in message"] == pytest.approx(2 / 50)
-    assert found["share of goal words in message"] == 0.0
-
-
-@pytest.mark.parametrize(
-    ("opening", "reminded"),
-    [
-        ("A room.\nYour task: put the pen away.\nGoal: put pen", True),
-        ("Goal: put pen", True),  # an opening of one line may be the goal itself
-        ("A room.\nGoal: put cup", False),
-        ("A room.\nMy Goal: put pen", False),  # the whole line must be the same
-        ("Goal: put pen\nA room.", False),
-    ],
-)
-def test_a_last_line_is_the_goal_where_the_opening_ends_with_it(opening: str, reminded: bool) -> None:
-    found = named(View((opening, "You see a pen 1.\nGoal: put pen"), ("look",)))
-    assert found["goal word in message"] == float(reminded)
-    assert found["words in message"] == pytest.approx((5 if reminded else 8) / 50)
-
-
-def test_the_last_line_of_an_ordinary_message_is_text() -> None:
-    found = named(View(("Sort these files.", "3 files read\nerror: no such directory"), ("ls",)))
-    assert found["last action failed"] == 1.0 and found["words in message"] == pytest.approx(7 / 50)
-    assert found["share of goal words in message"] == 0.0
-
-
-def test_of_a_long_message_the_end_is_read() -> None:
-    short = "error " * 10 + "\nGoal: desk"
-    long = "word " * (signals.READ // 5) + short
-    found = named(View((long, "x\ny", long), ("a", "b")))
-    assert found["share of goal words in message"] == 0.0  # the goal is "Goal: desk", no word of which stands elsewhere
-    assert found["words in message"] <= signals.READ / 4 / 50
-    assert found["last action failed"] == 1.0 and found["message seen before"] == 1.0
-
-
-def test_features_are_alike_from_an_environment_and_from_messages(episodes: list[Episode]) -> None:
-    for episode in episodes[:10]:
-        for step, view in enumerate(views_of(episode)):
-            history = [Message("user", view.messages[0])]
-            for action, message in zip(view.actions, view.messages[1:], strict=True):
-                history += [Message("assistant", action), Message("user", message)]
-            variants = [s.decision.variant for s in episode.steps[:step]]
-            rebuilt = View.from_messages(history, variants, [s.signals for s in episode.steps[:step]])
-            assert np.array_equal(features(view, "high"), features(rebuilt, "high"))
-
-
-def test_a_trail_changes_the_cost_of_features_and_not_their_values(episodes: list[Episode]) -> None:
-    trail = FeatureState()
-    views = [view for episode in episodes[:6] for view in (*views_of(episode), *views_of(episode)[1::2])]  # on, and back again
-    for view in views:
-        assert np.array_equal(features(view, "high", trail), features(view, "high"))
-    assert 0 < trail.nbytes < 20_000
-
-
-def test_a_trail_reads_each_earlier_message_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-    words = signals._words
-    monkeypatch.setattr(signals, "_words", lambda text: (read.append(text), words(text))[1])
-    trail, messages = FeatureState(), ("one a", "two b", "three c", "four d")
-    for count in (1, 2, 3, 3, 4):
-        trail.earlier(messages[:count])
-    assert read == ["one a", "two b", "three c"]
-    assert trail.earlier(messages) == {"one", "a", "two", "b", "three", "c"}
-
-
-def test_a_step_reads_its_newest_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-    words = signals._words
-    monkeypatch.setattr(signals, "_words", lambda text: (read.append(text), words(text))[1])
-    state, messages = FeatureState(), ("one a\nGoal: b", "two b\nGoal: b", "three c\nGoal: b")
-    views = [View(messages[: t + 1], ("x",) * t, ("low",) * t, (None,) * t) for t in range(3)]
-    kept = [features(view, "high", state) for view in views]
-    assert not [text for text in read if text in messages]
-    assert all(np.array_equal(row, features(view, "high")) for row, view in zip(kept, views, strict=True))
 
 
 def test_a_fit_recovers_the_weight_that_separates() -> None:
@@ -215,6 +96,13 @@ def test_a_file_that_names_no_phrases_is_read_as_it_was_fitted() -> None:
     assert (router.name, router.thresholds, router.failures) == ("signals", (0.5,), ("nothing happens",))
     told, untold = (View(("a room", text), ("x",), ("low",), (None,)) for text in ("Nothing happens.", "Something happens."))
     assert router.decide([told], [router.begin(0)])[0].score != router.decide([untold], [router.begin(0)])[0].score
+
+
+def test_a_row_of_an_earlier_version_is_scored_where_its_features_suffice() -> None:
+    old = SignalsRouter(model({"step": 2.0}, bias=-0.5))
+    assert old.score((0.5, *(0.0,) * 15)) == pytest.approx(0.5)
+    with pytest.raises(DataError, match="a step recorded with 16 features: the router needs 26; record anew"):
+        SignalsRouter(model({"high steps": 1.0})).score((0.0,) * 16)
 
 
 @pytest.mark.parametrize("label", [0, 1])

@@ -14,7 +14,8 @@ from bitroute.gateway.core.values import Call, RoutingDecision, StepContext
 from bitroute.nn.decoder import DecoderConfig
 from bitroute.routers.encoder.network import EncoderNetwork
 from bitroute.routers.encoder.router import EncoderRouter
-from bitroute.routers.signals import FEATURES, SignalsModel
+from bitroute.routers.features import FEATURES
+from bitroute.routers.signals import SignalsModel
 from support.toy import toy_tokenizer
 
 NONE: tuple[float, ...] = (0.0,) * len(FEATURES)

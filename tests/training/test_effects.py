@@ -9,7 +9,7 @@ import pytest
 from bitroute.cli.main import main
 from bitroute.errors import DataError
 from bitroute.gateway.routing.loading import load_router
-from bitroute.routers.signals import FEATURES
+from bitroute.routers.features import FEATURES
 from bitroute.store.features import FeatureRow, feature_line
 from bitroute.training.effects import fit_effect, train_effects
 

@@ -14,6 +14,7 @@ from bitroute.gateway.routing.loading import load_router
 from bitroute.nn.tokenizer import Tokenizer, train_tokenizer
 from bitroute.routers.encoder.dataset import TextReader, read_episode
 from bitroute.routers.encoder.router import load_encoder
+from bitroute.routers.features import FEATURES
 from bitroute.routers.views import views_of
 from bitroute.store.traces import TraceWriter, read_traces
 from bitroute.training.recorded import high_of, router_tokenizer, split_episodes, train_on_labels, training_set
@@ -36,7 +37,7 @@ def test_a_step_is_learned_from_once() -> None:
     assert part.decisions == whole.decisions[4:]
     assert part.signals == whole.signals[4:]
     assert part.actions == [at for at in whole.actions if at > whole.decisions[4]]
-    assert found.rows.shape == (8, 16)
+    assert found.rows.shape == (8, len(FEATURES))
     assert found.divergences.tolist() == [d for row in found.labelled for d in row.divergences]
 
 

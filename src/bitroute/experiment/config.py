@@ -122,6 +122,9 @@ class ExperimentConfig(BaseModel):
         "backbone", "small language model of trajectories that the encoder starts from: a bundled one's name, or a directory"
     )
     use_signals: bool = Field(True, description="give the encoder summaries of past log-probabilities besides the text")
+    use_features: bool = Field(
+        True, description="give the encoder the features that a rule would look at (repetition, failure, what is new) as well"
+    )
     probe: bool = Field(True, description="train a second router that also sees the low variant's own next action, at a cost")
     baselines: tuple[Baseline, ...] = Field(
         ("random", "periodic", "uncertainty", "past-uncertainty", "signals", "oracle"),

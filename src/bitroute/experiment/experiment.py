@@ -101,7 +101,7 @@ def open_run(config: ExperimentConfig, directory: RunDirectory, pool: Workers) -
         suite=suite,
         ladder=spec.ladder,
         model=fingerprint_of(spec),
-        reader=TextReader(Tokenizer.load(spec.model)),
+        reader=TextReader(Tokenizer.load(spec.model), failures=suite.failures),
         backbone=find_model(config.backbone, suite) if config.backbone else None,
     )
 

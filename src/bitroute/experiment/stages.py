@@ -25,7 +25,8 @@ from bitroute.nn.decoder import Decoder
 from bitroute.routers.encoder.dataset import read_episode
 from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
 from bitroute.routers.encoder.router import EncoderRouter, load_encoder
-from bitroute.routers.signals import SignalsRouter, features, fit_signals
+from bitroute.routers.features import FEATURES, features
+from bitroute.routers.signals import SignalsRouter, fit_signals
 from bitroute.routers.views import views_of
 from bitroute.training.calibration import recentre
 from bitroute.training.grpo import train_grpo
@@ -201,7 +202,12 @@ def new_network(run: Experiment, seed: int, inputs: str = "") -> EncoderNetwork:
     config = backbone.config if backbone else encoder_config(run.reader.tokenizer.vocab_size)
     if backbone:
         Decoder(config)  # draws as loading did once: the head's first weights are those of all published figures
-    network = EncoderNetwork(config, use_signals=run.config.use_signals, use_probe=inputs == "+probe")
+    network = EncoderNetwork(
+        config,
+        use_signals=run.config.use_signals,
+        use_probe=inputs == "+probe",
+        features=FEATURES if run.config.use_features else (),
+    )
     if backbone:
         network.backbone.load_state_dict(backbone.state_dict())
     return network.to(run.device)
@@ -209,7 +215,8 @@ def new_network(run: Experiment, seed: int, inputs: str = "") -> EncoderNetwork:
 
 def as_router(run: Experiment, network: EncoderNetwork, threshold: float = 0.0) -> EncoderRouter:
     """The network as a router of this run's model."""
-    return EncoderRouter(network, run.reader.tokenizer, run.ladder, threshold, model=run.model)
+    failures = run.suite.failures
+    return EncoderRouter(network, run.reader.tokenizer, run.ladder, threshold, model=run.model, failures=failures)
 
 
 def load_trained(run: Experiment, name: str) -> EncoderRouter:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from bitroute.routers.signals import FEATURES, SignalsModel, SignalsRouter
+from bitroute.routers.features import FEATURES
+from bitroute.routers.signals import SignalsModel, SignalsRouter
 
 WEIGHTS: Final[Mapping[str, float]] = {
     "log step": -0.25,  # plans are made early
@@ -27,7 +28,7 @@ BIAS: Final = -0.5  # a threshold of 0 lets some steps pass, and not most
 
 
 class Heuristic(SignalsRouter):
-    """The hand-set score over `signals.FEATURES`; larger means more need for high precision."""
+    """The hand-set score over `features.FEATURES`; larger means more need for high precision."""
 
     name = "heuristic"
 

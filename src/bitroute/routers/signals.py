@@ -1,14 +1,11 @@
 """A logistic regression over cheap features of the trajectory: no network, no tokenizer, well under a millisecond a decision.
 
-The features know chat text in general (repetition, failure, new words, overlap with the goal), and what past generations
-revealed; nothing of a particular environment. By which phrases an environment refuses an action is told them, and the goal is a
-line that the agent is reminded of: the last one of every message, the opening's included.
+It knows the features by their names alone (`features`): what each means, and how it is computed, is not its business. A file
+may name fewer of them than there are today, as those of earlier versions do.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -20,127 +17,12 @@ from scipy.optimize import minimize
 
 from bitroute.episode import View
 from bitroute.errors import ConfigError, DataError
+from bitroute.routers.features import FEATURES, FeatureState, Floats, features
 from bitroute.routers.router import Reads
 from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others
 from bitroute.store.files import write_atomic
 
-Floats = npt.NDArray[np.float64]
-
-FEATURES: Final = (
-    "step",
-    "log step",
-    "words in message",
-    "message seen before",
-    "last action failed",
-    "share of new words",
-    "goal word in message",
-    "share of goal words in message",
-    "last action repeated",
-    "share of repeated actions",
-    "last at high",
-    "share at high",
-    "last entropy",
-    "last margin",
-    "last log-probability",
-    "mean entropy",
-)
-FAILED: Final = ("error", "invalid", "cannot", "can't", "unknown", "failed")  # in any environment
 _ONCE: Final = ("nothing happens",)  # what files that do not name their phrases were fitted with
-_WORD: Final = re.compile(r"\w+")
-READ: Final = 100_000  # characters of a message that are read, its last ones: no message may take seconds
-_WORD_BYTES: Final = 120  # of one word in a set: a short string, and its part of a table two thirds empty
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
-
-
-class FeatureState:
-    """The words of an episode's messages, kept so that a step need read its newest message alone."""
-
-    __slots__ = ("_newest", "_read", "_words")
-
-    def __init__(self) -> None:
-        self._read: list[int] = []  # hashes of the messages whose words these are
-        self._words: set[str] = set()
-        self._newest: tuple[int, list[str]] = (0, [])  # hash and words of the message that was read last
-
-    @property
-    def nbytes(self) -> int:
-        """About what this takes of memory."""
-        return _WORD_BYTES * (len(self._words) + len(self._newest[1])) + 40 * len(self._read)
-
-    def earlier(self, messages: Sequence[str]) -> set[str]:
-        """The words of all messages but the newest. Messages that continue the last call's cost what is new in them."""
-        marks = [hash(message) for message in messages[:-1]]
-        if marks[: len(self._read)] != self._read:
-            self._read, self._words = [], set()
-        for index in range(len(self._read), len(marks)):
-            known, words = self._newest
-            self._words.update(words if marks[index] == known else _words(messages[index][-READ:]))
-        self._read = marks
-        return self._words
-
-    def note(self, newest: str, words: list[str]) -> None:
-        """These are the words of the newest message: the next step need not read it again."""
-        self._newest = hash(newest), words
-
-
-def features(view: View, high: str, state: FeatureState | None = None, failures: Sequence[str] = ()) -> Floats:
-    """The features of the coming step, [len(FEATURES)]; unknown log-probabilities count as certainty.
-
-    `state` is the episode's, if one is kept; the values are the same without. `failures` are phrases, in lower case, that say
-    of an action that it failed, besides `FAILED`.
-    """
-    newest = view.messages[-1][-READ:]
-    body, goal = _parts(view, newest)
-    plain = body.lower()
-    words, goal_words = _WORD.findall(plain), _words(goal)
-    here = set(words)
-    earlier = state.earlier(view.messages) if state is not None else FeatureState().earlier(view.messages)
-    if state is not None:
-        state.note(view.messages[-1], words + _words(newest[len(body) :]))
-    step = len(view.actions)
-    last = view.signals[-1] if view.signals else None
-    entropies = [sum(s.entropy) for s in view.signals if s is not None]
-    return np.array(
-        [
-            step / 10,
-            math.log1p(step),
-            len(words) / 50,
-            view.messages[-1] in view.messages[:-1],
-            any(phrase in plain for phrase in (*FAILED, *failures)),
-            len([w for w in words if w not in earlier]) / max(1, len(words)),
-            bool(goal_words) and goal_words[-1] in here,
-            len([w for w in goal_words if w in here]) / max(1, len(goal_words)),
-            bool(view.actions) and view.actions[-1] in view.actions[:-1],
-            (step - len(set(view.actions))) / max(1, step),
-            bool(view.variants) and view.variants[-1] == high,
-            view.variants.count(high) / max(1, step),
-            sum(last.entropy) if last else 0.0,
-            min(last.margin, default=1.0) if last else 1.0,
-            sum(last.constrained) if last else 0.0,
-            sum(entropies) / max(1, len(entropies)),
-        ],
-        dtype=np.float64,
-    )
-
-
-def _parts(view: View, newest: str) -> tuple[str, str]:
-    """The `newest` message without its goal (a beginning of it), and the goal: "" where it states none.
-
-    The goal is the last line of several, where the opening ends with the same line: a reminder. What merely stands last in a
-    message is no goal.
-    """
-    body, _, goal = newest.rpartition("\n")
-    if not body:
-        return newest, ""  # one line states no goal of its own
-    if not view.actions:
-        return body.rpartition("\n")[0] or body, goal  # an opening repeats the goal in its own words
-    opening = view.messages[0]
-    if opening == goal or opening.endswith("\n" + goal):
-        return body, goal
-    return newest, ""
 
 
 class SignalsModel(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -168,9 +50,9 @@ class SignalsModel(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             fitted = msgspec.json.decode(path.read_bytes(), type=cls)
         except (OSError, msgspec.MsgspecError) as error:
             raise DataError(f"{path}: not a signals router ({error})") from error
-        if fitted.features != FEATURES:
+        if not set(fitted.features) <= set(FEATURES) or len(set(fitted.features)) < len(fitted.features):
             raise DataError(f"{path}: was fitted on other features; train it again")
-        if len(FEATURES) != len(fitted.mean) or len(FEATURES) != len(fitted.scale) or len(FEATURES) != len(fitted.weights):
+        if {len(fitted.mean), len(fitted.scale), len(fitted.weights)} != {len(fitted.features)}:
             raise DataError(f"{path}: does not hold one number per feature; train it again")
         return fitted
 
@@ -230,8 +112,10 @@ class SignalsRouter(ThresholdRouter):
         """`thresholds` None takes the ones that the fitted model was saved with."""
         super().__init__(fitted.variants, (fitted.thresholds or 0.0) if thresholds is None else thresholds, sample=sample)
         self.fitted, self.failures = fitted, fitted.failures
-        self._weights = np.array(fitted.weights) / np.array(fitted.scale)
-        self._bias = fitted.bias - float(self._weights @ np.array(fitted.mean))
+        weights = np.array(fitted.weights) / np.array(fitted.scale)
+        self._bias = fitted.bias - float(weights @ np.array(fitted.mean))
+        self._weights = np.zeros(len(FEATURES))
+        self._weights[[FEATURES.index(name) for name in fitted.features]] = weights
 
     def remember(self) -> FeatureState:
         """No message has been read yet."""
@@ -242,8 +126,14 @@ class SignalsRouter(ThresholdRouter):
         return [self.score(self._row(view, state)) for view, state in zip(views, states, strict=True)]
 
     def score(self, row: npt.ArrayLike) -> float:
-        """The logit of one step from its features, [len(FEATURES)]."""
-        return float(np.asarray(row) @ self._weights) + self._bias
+        """The logit of one step from its features, [len(FEATURES)], or as many of the first as an earlier version recorded.
+
+        Raises DataError when the regression needs one that the row lacks.
+        """
+        values = np.asarray(row, dtype=np.float64)
+        if self._weights[len(values) :].any():
+            raise DataError(f"a step recorded with {len(values)} features: the router needs {len(FEATURES)}; record anew")
+        return float(values @ self._weights[: len(values)]) + self._bias
 
     def _row(self, view: View, state: Scored) -> npt.ArrayLike:
         if view.features is not None:

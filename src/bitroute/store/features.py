@@ -18,7 +18,7 @@ _PREFIX: Final = b'{"schema":%d,"step":' % SCHEMA
 
 
 class FeatureRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One answered step. `features` are routers.signals.FEATURES, `success` None where none was reported.
+    """One answered step. `features` are routers.features.FEATURES, `success` None where none was reported.
 
     `variant` is the one that was decided on with probability `propensity`, `answered` the one that answered, `intended` what
     the router chose by itself.

@@ -17,7 +17,8 @@ import numpy as np
 
 from bitroute.errors import DataError
 from bitroute.routers.calibrated import Calibrated, save_calibration
-from bitroute.routers.signals import FEATURES, Floats, SignalsModel, SignalsRouter
+from bitroute.routers.features import FEATURES, Floats
+from bitroute.routers.signals import SignalsModel, SignalsRouter
 from bitroute.store.features import FeatureRow, read_features
 
 LEAST: Final = 200  # choices on the rarer side, below which there is nothing to learn
@@ -42,7 +43,7 @@ def train_effects(path: Path, out: Path) -> Fitted:
     ladders = {r.ladder for r in rows}
     if len(ladders) > 1 or any(len(ladder) != 2 for ladder in ladders):
         raise DataError(f"{path}: want the steps of one ladder of two variants, there are {len(ladders)} ladders")
-    drawn = [r for r in rows if 0 < r.propensity < 1 and len(r.features) == len(FEATURES)]
+    drawn = [r for r in rows if 0 < r.propensity < 1 and 0 < len(r.features) <= len(FEATURES)]
     high = sum(r.variant == r.ladder[-1] for r in drawn)
     if min(high, len(drawn) - high) < LEAST:
         raise DataError(
@@ -62,7 +63,8 @@ def fit_effect(rows: Sequence[FeatureRow], ridge: float = 1e-3) -> SignalsModel:
 
     `ridge` penalises weights on standardised features, relative to the mean square of A - p.
     """
-    x = np.array([r.features for r in rows], dtype=np.float64)
+    known = min(len(r.features) for r in rows)  # rows of an earlier version have the first ones alone
+    x = np.array([r.features[:known] for r in rows], dtype=np.float64)
     y = np.array([bool(r.success) for r in rows], dtype=np.float64)
     served = np.array([r.variant == r.ladder[-1] for r in rows], dtype=np.float64)
     chance = np.array([r.propensity for r in rows])
@@ -73,7 +75,7 @@ def fit_effect(rows: Sequence[FeatureRow], ridge: float = 1e-3) -> SignalsModel:
     surprise = served - np.where(served > 0, chance, 1 - chance)
     theta = _solve(surprise[:, None] * z, y - expected, ridge * float(np.mean(surprise**2)))
     return SignalsModel(
-        features=FEATURES,
+        features=FEATURES[:known],
         mean=tuple(mean.tolist()),
         scale=tuple(scale.tolist()),
         weights=tuple(theta[:-1].tolist()),

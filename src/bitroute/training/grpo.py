@@ -123,7 +123,8 @@ def train_grpo(
     the file is of another recipe, DataError when it is damaged.
     """
     network, variants, thresholds = router.network, router.variants, router.thresholds
-    reader = TextReader(router.reader.tokenizer)  # it remembers texts: the same tasks are played again and again
+    # It remembers texts: the same tasks are played again and again.
+    reader = TextReader(router.reader.tokenizer, failures=router.failures)
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.0)
     scale = recipe.tasks * recipe.group * reference_steps

@@ -28,9 +28,9 @@ from bitroute.routers.calibrated import Calibrated, save_calibration
 from bitroute.routers.encoder.dataset import TextReader, Trajectory, read_episode
 from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
 from bitroute.routers.encoder.router import EncoderRouter
+from bitroute.routers.features import FEATURES, Floats
 from bitroute.routers.router import SavedRouter
-from bitroute.routers.signals import Floats, SignalsRouter, features, fit_signals
-from bitroute.routers.views import views_of
+from bitroute.routers.signals import SignalsRouter, fit_signals
 from bitroute.store.runs import RunDirectory, digest
 from bitroute.store.traces import read_traces
 from bitroute.training.labelling import label_all, spell
@@ -53,16 +53,13 @@ class TrainingSet:
     divergences: Floats
 
 
-def training_set(
-    reader: TextReader, episodes: Sequence[Episode], high: str, room: int, failures: Sequence[str] = ()
-) -> TrainingSet:
+def training_set(reader: TextReader, episodes: Sequence[Episode], high: str, room: int) -> TrainingSet:
     """Steps that were met before with the very same history (a branch's beginning, an opening played again) are read, not
-    learned from again. Of an episode longer than the encoder's `room`, in its tokens, the beginning is learned. `failures` are
-    the environment's phrases that features count as a failure.
+    learned from again. Of an episode longer than the encoder's `room`, in its tokens, the beginning is learned.
     """
     seen: set[bytes] = set()
     found: list[LabelledTrajectory] = []
-    rows: list[Floats] = []
+    rows: list[list[float]] = []
     for episode in episodes:
         chain, fresh = b"", []
         for step in episode.steps:
@@ -75,7 +72,7 @@ def training_set(
         if kept:
             divergences = [s.sensitivity.kl_sum for s in episode.steps if s.sensitivity]
             found.append(LabelledTrajectory(_only(trajectory, kept, room), [divergences[t] for t in kept]))
-            rows += [features(view, high, failures=failures) for t, view in enumerate(views_of(episode)) if t in kept]
+            rows += [trajectory.features[t] for t in kept]
     return TrainingSet(found, np.array(rows), np.array([d for row in found for d in row.divergences]))
 
 
@@ -87,6 +84,7 @@ def _only(trajectory: Trajectory, steps: Sequence[int], room: int) -> Trajectory
         trajectory.tokens[:room],
         [trajectory.decisions[t] for t in steps],
         [trajectory.signals[t] for t in steps],
+        [trajectory.features[t] for t in steps],
         [at for at in trajectory.actions if any(first < at < end for first, end in spans)],
     )
 
@@ -203,9 +201,9 @@ def train_on_labels(
     of held-out scores: nothing was played at them, so the gateway's own budget control has the last word. `place` is the device
     that the encoder is trained on, the processor by default.
     """
-    reader, config = TextReader(tokenizer), encoder_config(tokenizer.vocab_size)
+    reader, config = TextReader(tokenizer, failures=failures), encoder_config(tokenizer.vocab_size)
     room = config.max_position_embeddings
-    data, held = (training_set(reader, part, high, room, failures) for part in split_episodes(episodes))
+    data, held = (training_set(reader, part, high, room) for part in split_episodes(episodes))
     if not data.labelled or not held.labelled:
         raise DataError(f"no message fits into the {room} tokens that the router reads")
     has_signals = all(step.signals is not None for e in episodes for step in e.steps)
@@ -213,7 +211,7 @@ def train_on_labels(
     candidates = {float(np.quantile(data.divergences, q)) for q in quantiles}
     for tau in sorted(t for t in candidates if 0 < (data.divergences >= t).mean() < 1):
         torch.manual_seed(0)
-        network = EncoderNetwork(config, use_signals=has_signals).to(place)
+        network = EncoderNetwork(config, use_signals=has_signals, features=FEATURES).to(place)
         curve = train_supervised(network, data.labelled, held.labelled, tau, SupervisedRecipe(), BUDGET)
         captured = max(row["captured"] for row in curve)
         if best is None or captured > best[0]:
@@ -222,7 +220,8 @@ def train_on_labels(
         raise DataError(f"{len(data.divergences)} steps: both variants do about the same on all of them; record other traffic")
     captured, tau, network = best
     scores = predict(network, held.labelled)
-    encoder = EncoderRouter(network, tokenizer, ladder, float(np.quantile(scores, 1 - BUDGET)), model=model)
+    threshold = float(np.quantile(scores, 1 - BUDGET))
+    encoder = EncoderRouter(network, tokenizer, ladder, threshold, model=model, failures=failures)
     _keep(encoder, out / "kl-st", scores)
     regression = SignalsRouter(fit_signals(data.rows, data.divergences >= tau, ladder, model, failures=failures))
     logits = np.array([regression.score(row) for row in held.rows])

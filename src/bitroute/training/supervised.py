@@ -69,6 +69,7 @@ def train_supervised(
             f"tau {tau:g}: {positives:.0%} of the labelled steps reach it; choose it within the range of divergences"
         )
     class_weights = (0.5 / (1 - positives), 0.5 / positives)
+    network.standardise([row for r in train for row in r.trajectory.features])
     generator = np.random.default_rng(recipe.seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
     held = np.concatenate([r.divergences for r in holdout])

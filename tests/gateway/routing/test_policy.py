@@ -23,10 +23,11 @@ from bitroute.gateway.routing.request import RouteRequest
 from bitroute.rollout.player import Player, play
 from bitroute.routers.calibrated import Calibrated, save_calibration
 from bitroute.routers.encoder.router import EncoderRouter, load_encoder
+from bitroute.routers.features import features
 from bitroute.routers.heuristic import Heuristic
 from bitroute.routers.router import Router
 from bitroute.routers.rules import FirstK, Periodic, Random
-from bitroute.routers.signals import features, load_signals
+from bitroute.routers.signals import load_signals
 from bitroute.routers.threshold import ThresholdRouter
 from bitroute.routers.views import views_of
 from support.engine import FakeEngine

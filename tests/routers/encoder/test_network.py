@@ -1,10 +1,37 @@
-"""The encoder's network: its size."""
+"""The encoder's network: its size, and how features reach its score."""
 
 from __future__ import annotations
 
-from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
+import numpy as np
+import pytest
+import torch
+
+from bitroute.routers.encoder.network import SIGNAL_FEATURES, EncoderNetwork, encoder_config
+from bitroute.routers.features import FEATURES, REVEALED
 
 
 def test_the_default_network_is_within_its_size() -> None:
-    network = EncoderNetwork(encoder_config(768), use_signals=True)
+    network = EncoderNetwork(encoder_config(768), use_signals=True, features=FEATURES)
     assert 290_000 < sum(p.numel() for p in network.parameters()) <= 300_000
+
+
+def test_features_are_standardised_cut_off_and_weighed() -> None:
+    network = EncoderNetwork(encoder_config(64), use_signals=True, features=("log step", "high steps"))
+    rows = np.zeros((4, len(FEATURES)))
+    rows[:, FEATURES.index("log step")] = (1.0, 3.0, 1.0, 3.0)  # mean 2, deviation 1; "high steps" never changes
+    network.standardise(rows)
+    with torch.no_grad():
+        network.rule.weight.copy_(torch.tensor([[2.0, 7.0]]))
+    hidden, signals = torch.zeros(3, 96), torch.zeros(3, SIGNAL_FEATURES)
+    told = torch.zeros(3, len(FEATURES))
+    told[:, FEATURES.index("log step")] = torch.tensor([2.0, 3.0, 100.0])
+    with torch.no_grad():
+        scores = network.score(hidden, signals, told)
+    assert (scores - scores[0]).tolist() == pytest.approx([0.0, 2.0, 10.0], abs=1e-5)
+
+
+def test_without_signals_no_feature_reads_what_generating_revealed() -> None:
+    network = EncoderNetwork(encoder_config(64), use_signals=False, features=FEATURES)
+    assert set(FEATURES) - set(network.features) == REVEALED
+    with pytest.raises(ValueError, match="colour"):
+        EncoderNetwork(encoder_config(64), use_signals=True, features=("colour",))

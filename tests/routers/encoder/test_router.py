@@ -19,6 +19,7 @@ from bitroute.rollout.player import Player, play
 from bitroute.routers.encoder.dataset import TextReader, read_episode, trajectory_logits
 from bitroute.routers.encoder.network import EncoderNetwork
 from bitroute.routers.encoder.router import EncoderRouter, EpisodeReading, load_encoder
+from bitroute.routers.features import FEATURES
 from bitroute.routers.registry import build_router
 from bitroute.routers.router import Probe
 from bitroute.routers.threshold import Scored
@@ -34,10 +35,11 @@ def make_router(positions: int = 512, use_signals: bool = True, threshold: float
     """A small network with random weights large enough to matter."""
     torch.manual_seed(0)
     config = DecoderConfig(TOKENIZER.vocab_size, 32, 64, 2, 2, 1, 16, max_position_embeddings=positions)
-    network = EncoderNetwork(config, use_signals=use_signals)
+    network = EncoderNetwork(config, use_signals=use_signals, features=FEATURES)
     torch.nn.init.normal_(network.backbone.model.embed_tokens.weight, std=1.0)
-    torch.nn.init.normal_(network.signals.weight, std=0.5)
-    return EncoderRouter(network, TOKENIZER, PAIR, threshold, model="toy-model")
+    for layer in (network.signals, network.inform, network.rule):
+        torch.nn.init.normal_(layer.weight, std=0.5)
+    return EncoderRouter(network, TOKENIZER, PAIR, threshold, model="toy-model", failures=("hard",))
 
 
 def scores(router: EncoderRouter, views: Sequence[View]) -> list[float]:
@@ -55,7 +57,7 @@ def test_reading_on_equals_reading_the_whole_trajectory(episodes: list[Episode],
         views = [views_of(episodes[i])[step] for i in rows]
         for i, score in zip(rows, router.scores(views, [states[i] for i in rows]), strict=True):
             incremental[i].append(score)
-    reader = TextReader(TOKENIZER)
+    reader = TextReader(TOKENIZER, failures=("hard",))
     with torch.inference_mode():
         whole, _ = trajectory_logits(router.network, [read_episode(reader, e, "high") for e in episodes])
     flat = [score for row in incremental for score in row]
@@ -68,7 +70,7 @@ def test_only_new_tokens_are_read(episodes: list[Episode], monkeypatch: pytest.M
     read: list[int] = []
     forward = EncoderNetwork.score
     monkeypatch.setattr(
-        EncoderNetwork, "score", lambda self, hidden, signals: (read.append(len(hidden)), forward(self, hidden, signals))[1]
+        EncoderNetwork, "score", lambda self, hidden, *beside: (read.append(len(hidden)), forward(self, hidden, *beside))[1]
     )
     original = router.network.backbone.forward
 

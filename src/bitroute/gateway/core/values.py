@@ -104,7 +104,7 @@ class RoutingDecision(msgspec.Struct, frozen=True):
     budget: float | None = None
     flipped: bool = False
     seconds: float = 0.0  # the router's own time
-    features: tuple[float, ...] | None = None  # routers.signals.FEATURES of the step, where text is not stored
+    features: tuple[float, ...] | None = None  # routers.features.FEATURES of the step, where text is not stored
     floor: str | None = None  # the lowest variant that may answer, also where others fail
 
 

@@ -31,8 +31,8 @@ from bitroute.gateway.routing.budget import Control
 from bitroute.gateway.routing.exploration import Exploration, uniform
 from bitroute.gateway.routing.request import AUTO, RouteRequest, read_request
 from bitroute.gateway.routing.scoring import Memory, ScoringThread
+from bitroute.routers.features import FeatureState, features
 from bitroute.routers.router import Reads, RouterCost
-from bitroute.routers.signals import FeatureState, features
 from bitroute.routers.threshold import settle
 
 log = logging.getLogger(__name__)

@@ -17,15 +17,19 @@ from bitroute.episode import Episode
 from bitroute.nn.decoder import causal
 from bitroute.nn.tokenizer import ASSISTANT, END, USER, Tokenizer
 from bitroute.routers.encoder.network import EncoderNetwork, signal_features
+from bitroute.routers.features import FeatureState, features
 from bitroute.routers.views import views_of
 
 
 class TextReader:
-    """Chat text as the network's tokens: each message ends where an action begins, each action with its end token."""
+    """Chat text as the network's tokens: each message ends where an action begins, each action with its end token.
 
-    def __init__(self, tokenizer: Tokenizer, remember: int = 65536) -> None:
+    `failures` are the phrases, in lower case, that features count as a failure besides the general ones.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, remember: int = 65536, failures: Sequence[str] = ()) -> None:
         """`remember` texts of each kind are kept with their tokens: training reads the same ones again and again."""
-        self.tokenizer = tokenizer
+        self.tokenizer, self.failures = tokenizer, tuple(failures)
         self.message = lru_cache(maxsize=remember)(self._message)
         self.action = lru_cache(maxsize=remember)(self._action)
 
@@ -43,6 +47,7 @@ class Trajectory:
     tokens: list[int]
     decisions: list[int]  # positions of the tokens before which an action began, one per step
     signals: list[list[float]]  # [steps, SIGNAL_FEATURES]
+    features: list[list[float]]  # [steps, len(FEATURES)]
     actions: list[int] = field(default_factory=list)  # positions of action tokens (for the auxiliary loss)
 
 
@@ -64,7 +69,8 @@ def trajectory_logits(network: EncoderNetwork, batch: Sequence[Trajectory]) -> t
     hidden = network(tokens.flatten(), torch.arange(width, device=device).repeat(rows), causal(rows)).view(rows, width, -1)
     index = torch.tensor([(row, at) for row, t in enumerate(batch) for at in t.decisions], device=device)
     signals = torch.tensor([s for t in batch for s in t.signals], device=device)
-    return network.score(hidden[index[:, 0], index[:, 1]], signals), hidden
+    features = torch.tensor([f for t in batch for f in t.features], device=device)
+    return network.score(hidden[index[:, 0], index[:, 1]], signals, features), hidden
 
 
 def read_episode(reader: TextReader, episode: Episode, high: str) -> Trajectory:
@@ -72,12 +78,15 @@ def read_episode(reader: TextReader, episode: Episode, high: str) -> Trajectory:
     tokens: list[int] = []
     decisions: list[int] = []
     signals: list[list[float]] = []
+    rows: list[list[float]] = []
     actions: list[int] = []
+    state = FeatureState()
     for step, view in zip(episode.steps, views_of(episode), strict=True):
         tokens += reader.message(step.message)
         decisions.append(len(tokens) - 1)
         signals.append(signal_features(view, high))
+        rows.append(features(view, high, state, reader.failures).tolist())
         action = reader.action(step.action)
         actions += range(len(tokens), len(tokens) + len(action))
         tokens += action
-    return Trajectory(tokens, decisions, signals, actions)
+    return Trajectory(tokens, decisions, signals, rows, actions)

@@ -1,24 +1,29 @@
 """The encoder's network: a small causal Transformer over the trajectory's text, and a head that scores decisions.
 
-It knows tokens, positions and the numbers that stand beside a decision (`signal_features`): what past generations revealed,
-past decisions, and the probe. It knows no text: `dataset` turns episodes into its tokens, `router` keeps its caches.
+It knows tokens, positions and the numbers that stand beside a decision: what past generations revealed, past decisions and the
+probe (`signal_features`), and those of `routers.features` that it was made with, which a rule would look at. It knows no text:
+`dataset` turns episodes into its tokens, `router` keeps its caches.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from bitroute.episode import View
 from bitroute.nn.decoder import Attend, Decoder, DecoderConfig
+from bitroute.routers.features import FEATURES, REVEALED
 
 # What past log-probabilities, past decisions and the probe say of a step, in this order (`signal_features`).
 PAST_FEATURES: Final = 6
 DECISION_FEATURES: Final = 2
 PROBE_FEATURES: Final = 4
 SIGNAL_FEATURES: Final = PAST_FEATURES + DECISION_FEATURES + PROBE_FEATURES
+FARTHEST: Final = 5.0  # deviations from the mean at which a feature is cut off: training has seen nothing beyond
 
 
 def encoder_config(vocab_size: int) -> DecoderConfig:
@@ -37,11 +42,18 @@ def encoder_config(vocab_size: int) -> DecoderConfig:
 class EncoderNetwork(nn.Module):
     """Backbone and head. Scores are logits of "this step needs high precision"."""
 
-    def __init__(self, config: DecoderConfig, *, use_signals: bool, use_probe: bool = False) -> None:
+    def __init__(
+        self, config: DecoderConfig, *, use_signals: bool, use_probe: bool = False, features: Sequence[str] = ()
+    ) -> None:
         """`use_signals`: read what past generations revealed (a server may not tell); `use_probe`: ask for the low variant's
-        next action, too. Past decisions are always known.
+        next action, too. Past decisions are always known. `features` are names among `FEATURES`; without `use_signals` those
+        that generating reveals are left out. Raises ValueError for a name that is none.
         """
         super().__init__()
+        if unknown := sorted(set(features) - set(FEATURES)):
+            raise ValueError(f"unknown features {', '.join(unknown)}")
+        self.features = tuple(name for name in features if use_signals or name not in REVEALED)
+        self.columns = [FEATURES.index(name) for name in self.features]
         self.use_signals, self.use_probe = use_signals, use_probe
         self.mask: Tensor
         known = [float(use_signals)] * PAST_FEATURES + [1.0] * DECISION_FEATURES + [float(use_probe)] * PROBE_FEATURES
@@ -53,6 +65,16 @@ class EncoderNetwork(nn.Module):
         self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
         nn.init.zeros_(self.signals.weight)
         nn.init.zeros_(self.signals.bias)
+        if self.features:
+            count = len(self.features)
+            self.feature_mean: Tensor
+            self.feature_scale: Tensor
+            self.register_buffer("feature_mean", torch.zeros(count))
+            self.register_buffer("feature_scale", torch.ones(count))
+            self.inform = nn.Linear(count, width, bias=False)  # lets the head weigh text and features together
+            self.rule = nn.Linear(count, 1, bias=False)  # lets a feature speak for itself
+            nn.init.zeros_(self.inform.weight)
+            nn.init.zeros_(self.rule.weight)
 
     @property
     def device(self) -> torch.device:
@@ -64,9 +86,24 @@ class EncoderNetwork(nn.Module):
         hidden: Tensor = self.backbone(tokens, positions, attend)
         return hidden
 
-    def score(self, hidden: Tensor, signals: Tensor) -> Tensor:
-        """Logits [n] from hidden states at decisions [n, hidden] and signal features [n, SIGNAL_FEATURES]."""
-        logits: Tensor = self.head(hidden + self.signals(signals * self.mask)).squeeze(-1)
+    def standardise(self, rows: npt.ArrayLike) -> None:
+        """Take mean and deviation of the features from `rows` [n, len(FEATURES)]; one that never changes stays as it is."""
+        if self.features:
+            chosen = torch.as_tensor(rows, dtype=torch.float32, device=self.device)[:, self.columns]
+            spread = chosen.std(dim=0, unbiased=False)
+            self.feature_mean.copy_(chosen.mean(dim=0))
+            self.feature_scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
+
+    def score(self, hidden: Tensor, signals: Tensor, rows: Tensor) -> Tensor:
+        """Logits [n] from hidden states at decisions [n, hidden], signal features [n, SIGNAL_FEATURES] and features [n,
+        len(FEATURES)].
+        """
+        mixed = hidden + self.signals(signals * self.mask)
+        if not self.features:
+            logits: Tensor = self.head(mixed).squeeze(-1)
+            return logits
+        z = ((rows[:, self.columns] - self.feature_mean) / self.feature_scale).clamp(-FARTHEST, FARTHEST)
+        logits = (self.head(mixed + self.inform(z)) + self.rule(z)).squeeze(-1)
         return logits
 
 

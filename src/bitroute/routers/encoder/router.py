@@ -2,8 +2,9 @@
 
 It knows chat messages and its own tokenizer, no environment, and nothing of the language model but what generating revealed:
 summaries of log-probabilities can be given as extra input, those of past steps for free (`use_signals`), those of the low
-variant's coming action at the price of a probe (`use_probe`); its own past decisions it always sees. The score of a step is
-read where the agent's next action would begin. Paper: arXiv 2602.02711, whose router re-encodes the whole trajectory each call.
+variant's coming action at the price of a probe (`use_probe`); its own past decisions it always sees, and beside the text the
+features that a rule would look at (`routers.features`), where it was trained with them. The score of a step is read
+where the agent's next action would begin. Paper: arXiv 2602.02711, whose router re-encodes the whole trajectory each call.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from bitroute.nn.kv_cache import Cache, extend_cached
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.routers.encoder.dataset import TextReader
 from bitroute.routers.encoder.network import EncoderNetwork, signal_features, unique
+from bitroute.routers.features import FeatureState, features
 from bitroute.routers.router import Probe, RouterCost
 from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others
 from bitroute.store.files import write_atomic
@@ -40,6 +42,7 @@ class EpisodeReading:
     messages: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
     ends: list[int] = field(default_factory=list)
+    state: FeatureState = field(default_factory=FeatureState)
 
     @property
     def nbytes(self) -> int:
@@ -71,10 +74,12 @@ class EncoderRouter(ThresholdRouter):
         *,
         model: str,
         sample: bool = False,
+        failures: Sequence[str] = (),
     ) -> None:
+        """`failures` are the phrases by which the environment refuses an action, as features count them."""
         super().__init__(variants, thresholds, sample=sample)
-        self.network, self.model = network, model
-        self.reader = TextReader(tokenizer, remember=0)  # a text comes once an episode, and is kept as keys and values
+        self.network, self.model, self.failures = network, model, tuple(failures)
+        self.reader = TextReader(tokenizer, 0, failures)  # a text comes once an episode, and is kept as keys and values
         self.probes = frozenset({Probe.LOW_GENERATION}) if network.use_probe else frozenset()
 
     def to(self, device: str) -> Self:
@@ -89,7 +94,7 @@ class EncoderRouter(ThresholdRouter):
     def branch(self, state: Scored, seed: int) -> Scored:
         """A copy: what both have in common is not read again."""
         reading: EpisodeReading = state.memory
-        return Scored(seed, replace(reading, cache=reading.cache.copy(), ends=list(reading.ends)))
+        return Scored(seed, replace(reading, cache=reading.cache.copy(), ends=list(reading.ends), state=FeatureState()))
 
     @torch.inference_mode()
     def scores(self, views: Sequence[View], states: Sequence[Scored]) -> list[float]:
@@ -106,9 +111,20 @@ class EncoderRouter(ThresholdRouter):
         if self.network.training:  # to say it anew walks all modules, which takes a tenth of a decision
             self.network.eval()
         hidden = extend_cached(self.network.backbone, [r.cache for r in readings], fresh, [1] * len(readings))
-        signals = torch.tensor([signal_features(view, self.variants[-1]) for view in views], device=self.network.device)
-        scores: list[float] = self.network.score(hidden, signals).tolist()
+        device, high = self.network.device, self.variants[-1]
+        signals = torch.tensor([signal_features(view, high) for view in views], device=device)
+        rows = [self._features(view, reading) for view, reading in zip(views, readings, strict=True)]
+        scores: list[float] = self.network.score(hidden, signals, torch.tensor(rows, device=device)).tolist()
         return scores
+
+    def _features(self, view: View, reading: EpisodeReading) -> Sequence[float]:
+        """The view's features, or none where the network looks at none."""
+        if not self.network.features:
+            return ()
+        if view.features is not None:
+            return view.features
+        row: list[float] = features(view, self.variants[-1], reading.state, self.failures).tolist()
+        return row
 
     def _unread(self, view: View, reading: EpisodeReading) -> list[int]:
         """The tokens of what the view has beyond the reading, which is rolled back to what both share and brought up to date.
@@ -140,6 +156,8 @@ class EncoderRouter(ThresholdRouter):
             "thresholds": self.thresholds,
             "use_signals": self.network.use_signals,
             "use_probe": self.network.use_probe,
+            "features": self.network.features,
+            "failures": self.failures,
             "config": self.network.backbone.config.to_json(),
         }
         write_atomic(directory / "router.json", (json.dumps(meta, indent=2) + "\n").encode())
@@ -154,7 +172,13 @@ def load_encoder(directory: Path, *, variants: Sequence[str], model: str | None 
     path = directory / "router.json"
     try:
         meta: dict[str, Any] = json.loads(path.read_text())
-        network = EncoderNetwork(DecoderConfig(**meta["config"]), use_signals=meta["use_signals"], use_probe=meta["use_probe"])
+        network = EncoderNetwork(
+            DecoderConfig(**meta["config"]),
+            use_signals=meta["use_signals"],
+            use_probe=meta["use_probe"],
+            features=meta.get("features", ()),  # routers of version 0.1 had none
+        )
+        failures = tuple(meta.get("failures", ()))
         state = load_file(directory / "network.safetensors")
         state["backbone.lm_head.weight"] = state["backbone.model.embed_tokens.weight"]
         network.load_state_dict(state)
@@ -167,4 +191,4 @@ def load_encoder(directory: Path, *, variants: Sequence[str], model: str | None 
     tokenizer = Tokenizer.load(directory)
     if tokenizer.vocab_size > network.backbone.config.vocab_size:
         raise DataError(f"{directory}: tokenizer.json has more tokens than the network; it belongs to another router")
-    return EncoderRouter(network, tokenizer, variants, thresholds, model=trained_for)
+    return EncoderRouter(network, tokenizer, variants, thresholds, model=trained_for, failures=failures)
