@@ -74,11 +74,12 @@ def shortest_plan(game: Game) -> tuple[str, ...] | None:
     A game that is won as it stands has the plan (), any command ends it. Of several shortest plans it is one whose things
     and receptacles come early in the game. Several goals are planned in their order; their targets must be of different types.
     """
-    walk: _Walk | None = _Walk(game.start)
+    walk = _Walk(game.start)
     for goal in game.goals:
-        walk = min(_plans(game, goal, walk), key=lambda plan: len(plan.commands), default=None)
-        if walk is None:
+        shortest = min(_plans(game, goal, walk), key=lambda plan: len(plan.commands), default=None)
+        if shortest is None:
             return None
+        walk = shortest
     return walk.commands
 
 
