@@ -31,8 +31,9 @@ from bitroute.nn.decoder import Decoder, sequence_logits
 from bitroute.nn.fingerprint import fingerprint
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.quantization.model import block_linears, memory_bytes, quantized_linears, slice_model
-from bitroute.quantization.quantize import CalibrationBatches, quantize_model
+from bitroute.quantization.quantize import quantize_model
 from bitroute.quantization.scheme import Scheme
+from bitroute.quantization.stages import CalibrationBatches
 from bitroute.quantization.store import save_variant
 
 SCHEMES = (

@@ -370,7 +370,7 @@ def test_quantize_writes_variants_and_prints_their_sizes(run: Run, tiny_model: P
     assert code == 0
     rows = [line.split() for line in out.splitlines()[2:]]
     assert [row[0] for row in rows] == ["checkpoint", LOW, "w8n4g64-rtn"]
-    assert [row[3] for row in rows] == ["16", f"{Scheme.parse(LOW).bits_per_weight:g}", "8.5"]
+    assert [row[3] for row in rows] == ["16", f"{Scheme.parse(LOW).bits_per_weight(256):g}", "8.5"]
     sizes = [int(row[4].replace(",", "")) for row in rows]
     assert sizes[1:] == [(tmp_path / "v" / f"{s}.safetensors").stat().st_size for s in (LOW, "w8n4g64-rtn")]
 

@@ -48,9 +48,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_from_labels_to_the_report(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("free", [False, True])
+def test_from_labels_to_the_report(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], free: bool) -> None:
     config, out = tmp_path / "toy.json", tmp_path / "run"
-    config.write_text(json.dumps(CONFIG | {"model": str(model)}))
+    config.write_text(json.dumps(CONFIG | {"model": str(model), "free": free}))
     assert main(["train", "router", "--config", str(config), "--out", str(out), "--cores", "1"]) == 0
     assert main(["evaluate", str(out), "--cores", "1"]) == 0
     assert "dmr@0.4" in capsys.readouterr().out
@@ -64,6 +65,11 @@ def test_from_labels_to_the_report(model: Path, tmp_path: Path, capsys: pytest.C
     episodes = list(read_traces(out / "traces" / "performance" / "all-high-0.jsonl"))
     assert [e.task_id for e in episodes] == [f"performance-{i}" for i in range(32)]
     assert all(e.score == float(e.success) for e in episodes)
+    played = [s for path in (out / "traces").rglob("*.jsonl") for e in read_traces(path) for s in e.steps]
+    choices = [len(s.signals.entropy) for s in played]
+    assert set(choices) == {1} if not free else min(choices) > 1  # free: every token is one, wherever it was played
+    labels = [s.sensitivity for s in played if s.sensitivity]
+    assert len(labels) > 32 and all(label.kl_sum == label.raw_sum for label in labels) is free
     assert json.loads((out / "config.json").read_text())["low"] == ToySuite.defaults.low
 
 

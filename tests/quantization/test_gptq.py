@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from bitroute.quantization import gptq as gptq_module
-from bitroute.quantization.gptq import DAMPING, Hessian, gptq, output_error
+from bitroute.quantization.gptq import DAMPING, Elimination, Hessian, gptq, output_error
 from bitroute.quantization.grid import Grid, decode, encode, fit_grid
 
 
@@ -46,16 +46,16 @@ def optimal_brain_quantizer(weight: Tensor, grid: Grid, hessian: Tensor) -> Tens
 def test_codes_are_those_of_the_column_by_column_formula(bits: int) -> None:
     weight, hessian = weights(1, 6, 64), moments(correlated(2, 400, 64))
     grid = fit_grid(weight, bits, 32)
-    assert torch.equal(gptq(weight, grid, hessian), optimal_brain_quantizer(weight, grid, hessian))
+    assert torch.equal(gptq(weight, grid, Elimination.of(hessian)), optimal_brain_quantizer(weight, grid, hessian))
 
 
 def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, hessian = weights(3, 16, 128), moments(correlated(4, 600, 128))
     grid = fit_grid(weight, 3, 64)
-    whole = gptq(weight, grid, hessian)
+    whole = gptq(weight, grid, Elimination.of(hessian))
     for block in (1, 7, 64):
         monkeypatch.setattr(gptq_module, "BLOCK", block)
-        assert torch.equal(gptq(weight, grid, hessian), whole)
+        assert torch.equal(gptq(weight, grid, Elimination.of(hessian)), whole)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,9 @@ def test_outputs_err_six_times_less_than_after_rounding_to_nearest(bits: int, rt
     weight, held_out = weights(5, 128, 256), moments(correlated(7, 4096, 256))
     grid = fit_grid(weight, bits, 64)
     nearest = output_error(weight, decode(encode(weight, grid), grid), held_out)
-    calibrated = output_error(weight, decode(gptq(weight, grid, moments(correlated(6, 4096, 256))), grid), held_out)
+    calibrated = output_error(
+        weight, decode(gptq(weight, grid, Elimination.of(moments(correlated(6, 4096, 256)))), grid), held_out
+    )
     assert nearest == pytest.approx(rtn, rel=0.1)
     assert calibrated / nearest == pytest.approx(ratio, abs=0.02)
 
@@ -78,29 +80,29 @@ def test_without_correlation_it_is_rounding_to_nearest(bits: int) -> None:
     grid = fit_grid(weight, bits, 64)
     nearest = encode(weight, grid)
     diagonal = torch.rand(128, generator=torch.Generator().manual_seed(9), dtype=torch.float64) + 0.1
-    assert torch.equal(gptq(weight, grid, torch.eye(128, dtype=torch.float64)), nearest)
-    assert torch.equal(gptq(weight, grid, torch.diag(diagonal)), nearest)
+    assert torch.equal(gptq(weight, grid, Elimination.of(torch.eye(128, dtype=torch.float64))), nearest)
+    assert torch.equal(gptq(weight, grid, Elimination.of(torch.diag(diagonal))), nearest)
 
 
 def test_inputs_that_are_never_active_are_rounded_to_nearest() -> None:
     weight, x = weights(10, 8, 64), correlated(11, 300, 64)
     x[:, [3, 40]] = 0.0
     grid = fit_grid(weight, 2, 32)
-    codes, nearest = gptq(weight, grid, moments(x)), encode(weight, grid)
+    codes, nearest = gptq(weight, grid, Elimination.of(moments(x))), encode(weight, grid)
     assert torch.equal(codes[:, [3, 40]], nearest[:, [3, 40]])
     assert not torch.equal(codes, nearest)
-    assert torch.equal(gptq(weight, grid, torch.zeros(64, 64, dtype=torch.float64)), nearest)
+    assert torch.equal(gptq(weight, grid, Elimination.of(torch.zeros(64, 64, dtype=torch.float64))), nearest)
 
 
 def test_fewer_tokens_than_inputs_need_the_damping() -> None:
     weight, hessian = weights(12, 8, 64), moments(correlated(13, 20, 64))
     grid = fit_grid(weight, 4, 64)
-    damped = gptq(weight, grid, hessian)
+    damped = gptq(weight, grid, Elimination.of(hessian))
     assert output_error(weight, decode(damped, grid), hessian) < output_error(
         weight, decode(encode(weight, grid), grid), hessian
     )
     with pytest.raises(ValueError, match="not positive definite"):
-        gptq(weight, grid, moments(torch.ones(5, 64)), damping=0.0)
+        Elimination.of(moments(torch.ones(5, 64)), damping=0.0)
 
 
 def test_the_hessian_is_the_mean_over_every_token_added() -> None:

@@ -29,7 +29,7 @@ def looped(weight: Tensor, bits: int, group: int) -> tuple[list[list[int]], list
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("group", GROUPS)
 def test_rounding_to_nearest_agrees_with_a_plain_loop(bits: int, group: int) -> None:
-    weight = torch.randn(5, 256, generator=torch.Generator().manual_seed(bits * group)) * 0.05
+    weight = torch.randn(5, 384, generator=torch.Generator().manual_seed(bits * group)) * 0.05
     weight[0, :group] += 1.0  # a group far from zero
     weight[1, :group] = 0.25  # a constant one
     weight[2, :group] = 0.0
@@ -45,7 +45,7 @@ def test_the_error_on_uniform_weights_is_what_theory_says(bits: int, group: int)
     """A group of g uniform weights on [-a, a]: its range is R = 2a sqrt(E[r^2]) with E[r^2] = g(g-1) / ((g+1)(g+2)) and its
     extremes are grid points, the other g - 2 have the error step^2 / 12 of a uniform quantizer."""
     a = 0.1
-    weight = (torch.rand(512, 1024, generator=torch.Generator().manual_seed(1)) * 2 - 1) * a
+    weight = (torch.rand(512, 1152, generator=torch.Generator().manual_seed(1)) * 2 - 1) * a
     grid = fit_grid(weight, bits, group)
     measured = float((decode(encode(weight, grid), grid) - weight).double().square().mean())
     mean_square_range = (2 * a) ** 2 * group * (group - 1) / ((group + 1) * (group + 2))

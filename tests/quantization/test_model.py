@@ -67,13 +67,20 @@ def test_casting_the_copy_leaves_the_original_alone(toy: Toy) -> None:
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("group", GROUPS)
-def test_memory_is_the_formula(toy: Toy, bits: int, group: int) -> None:
-    scheme = Scheme(bits, group, "rtn")
+def test_memory_is_the_formula(bits: int, group: int) -> None:
+    scheme, toy = Scheme(bits, group, "rtn"), Toy(384)
+    weights = 9 * WEIGHTS
     variant = quantize_model(toy, scheme)
-    packed = WEIGHTS * bits // 8 + WEIGHTS // group * 4
-    assert packed == WEIGHTS * scheme.bits_per_weight / 8
-    assert memory_bytes(variant) == packed + REST
+    packed = weights * bits // 8 + weights // group * 4
+    assert packed == weights * scheme.bits_per_weight(384) / 8
+    assert memory_bytes(variant) == memory_bytes(toy) - 4 * weights + packed
     assert memory_bytes(toy, variant) == memory_bytes(toy) + packed
+
+
+def test_with_a_group_a_row_it_depends_on_the_length_of_the_rows(toy: Toy) -> None:
+    variant = quantize_model(toy, Scheme(3, None, "rtn"))
+    rows = 2 * (256 + 128)  # up of 128 weights each, down of 256
+    assert memory_bytes(variant) == WEIGHTS * 3 // 8 + 4 * rows + REST
 
 
 def test_a_materialized_variant_owns_up_to_its_dense_weights(toy: Toy) -> None:

@@ -4,11 +4,12 @@ from torch import Tensor
 
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.decoder import Decoder, DecoderConfig, sequence_logits
-from bitroute.quantization.gptq import Hessian, gptq
+from bitroute.quantization.gptq import Elimination, Hessian, gptq
 from bitroute.quantization.grid import decode, encode, fit_grid
 from bitroute.quantization.model import quantized_linears
-from bitroute.quantization.quantize import CalibrationBatches, quantize_model
+from bitroute.quantization.quantize import quantize_model
 from bitroute.quantization.scheme import Scheme
+from bitroute.quantization.stages import CalibrationBatches
 
 CONFIG = DecoderConfig(
     vocab_size=64,
@@ -60,7 +61,7 @@ def test_gptq_calibrates_each_layer_on_what_quantized_layers_feed_it(model: Deco
                 sequence_logits(variant, batch)
         hook.remove()
         weight = model.get_submodule(name).weight
-        expected = gptq(weight, fit_grid(weight, 2, 32), hessian.matrix)
+        expected = gptq(weight, fit_grid(weight, 2, 32), Elimination.of(hessian.matrix))
         assert torch.equal(quantized_linears(variant)[name].codes, expected)
 
 
@@ -73,6 +74,30 @@ def test_gptq_keeps_the_output_closer_than_rounding_to_nearest(model: Decoder) -
             for method, scheme in {m: Scheme(3, 32, m) for m in ("rtn", "gptq")}.items()
         }
     assert errors["gptq"] < 0.35 * errors["rtn"]
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_a_mean_width_gives_each_layer_one_of_its_neighbours_within_the_budget(model: Decoder, method: str) -> None:
+    scheme = Scheme.parse(f"w2.5g32-{method}")
+    variant, again = (quantize_model(model, scheme, calibration()) for _ in range(2))
+    layers = quantized_linears(variant)
+    assert {layer.bits for layer in layers.values()} == {2, 3}
+    assert {n: layer.bits for n, layer in layers.items()} == {n: layer.bits for n, layer in quantized_linears(again).items()}
+    weights = {name: layer.in_features * layer.out_features for name, layer in layers.items()}
+    mean = sum(layer.bits * weights[name] for name, layer in layers.items()) / sum(weights.values())
+    assert 2.5 - max(weights.values()) / sum(weights.values()) < mean <= 2.5
+    held_out = tokens(3)
+    with torch.no_grad():
+        reference = sequence_logits(model, held_out)
+        errors = [
+            float(
+                (sequence_logits(quantize_model(model, Scheme.parse(s), calibration()), held_out) - reference).square().mean()
+            )
+            for s in (f"w2g32-{method}", f"w2.5g32-{method}", f"w3g32-{method}")
+        ]
+    assert errors == sorted(errors, reverse=True)
+    with pytest.raises(ConfigError, match=f"w2.5g32-{method}: .* needs calibration batches"):
+        quantize_model(model, scheme)
 
 
 def test_it_is_deterministic(model: Decoder) -> None:

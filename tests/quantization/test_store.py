@@ -45,7 +45,7 @@ def refused(call: object, kind: type[BitrouteError]) -> str:
 
 
 @pytest.mark.parametrize(
-    "scheme", [Scheme(b, g, "rtn", n) for b in BITS for g in (32, 64) for n in (None, *SLICES[b])], ids=str
+    "scheme", [Scheme(b, g, "rtn", n) for b in BITS for g in (32, 64, None) for n in (None, *SLICES[b])], ids=str
 )
 def test_what_is_loaded_is_what_was_saved(tmp_path: Path, scheme: Scheme) -> None:
     base, path = make(), tmp_path / "variant.safetensors"
@@ -66,9 +66,43 @@ def test_the_file_is_the_formula_and_a_small_header(tmp_path: Path, scheme: Sche
     assert (info.scheme, info.model, info.calibration) == (scheme, fingerprint(base.state_dict()), "none")
     assert info.size == path.stat().st_size
     header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
-    assert info.size - header == WEIGHTS * scheme.bits_per_weight / 8 == WEIGHTS * scheme.bits // 8 + WEIGHTS // 32 * 4
+    assert info.bits_per_weight == scheme.bits_per_weight(128)
+    assert info.size - header == WEIGHTS * scheme.bits_per_weight(128) / 8 == WEIGHTS * scheme.bits // 8 + WEIGHTS // 32 * 4
     assert header < 1200
     assert names(tmp_path) == ["variant.safetensors"]
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_rows_that_end_within_a_byte_come_back(tmp_path: Path, bits: int) -> None:
+    torch.manual_seed(0)
+    base, path = nn.Sequential(nn.Linear(101, 7), nn.ReLU(), nn.Linear(7, 5)), tmp_path / "variant.safetensors"
+    variant = saved(path, Scheme(bits, None, "rtn"), base)
+    x = torch.randn(3, 101, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(load_variant(path, base)(x), variant(x))
+
+
+def mixed(base: nn.Sequential) -> nn.Sequential:
+    """The first layer at two bits, the second one at three."""
+    variant, wide = quantize_model(base, Scheme(2, 64, "rtn")), quantize_model(base, Scheme(3, 64, "rtn"))
+    variant[2] = wide[2]
+    return variant
+
+
+def test_a_file_of_two_widths_says_which_layer_has_which(tmp_path: Path) -> None:
+    base, path, scheme = make(), tmp_path / "variant.safetensors", Scheme(2.5, 64, "rtn")
+    variant = mixed(base)
+    info = save_variant(path, variant, scheme, model=fingerprint(base.state_dict()))
+    assert info == read_info(path)
+    assert (info.widths, info.bits_per_weight) == ({"0": 2, "2": 3}, 3.0)
+    assert torch.equal(load_variant(path, base)(X), variant(X))
+    assert "no slice of 2 bits" in refused(lambda: load_variant(path, base, bits=2), CapabilityError)
+    refused(lambda: save_variant(path, variant, Scheme(3, 64, "rtn"), model="x"), ConfigError)
+    refused(lambda: save_variant(path, variant, Scheme(3.5, 64, "rtn"), model="x"), ConfigError)
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+        about = json.loads(file.metadata()["bitroute"])
+    save_file(tensors, path, metadata={"bitroute": json.dumps(about | {"widths": {"0": 2}})})
+    assert refused(lambda: load_variant(path, base), DataError) == f"{path}: does not say how wide 2 is"
 
 
 @pytest.mark.parametrize(("high", "low"), [(8, 4), (4, 3), (4, 2), (3, 2)])

@@ -315,6 +315,23 @@ def test_without_a_constraint_the_model_writes_freely() -> None:
     assert all(len(s.signals.entropy) == 3 for s in episode.steps)  # every token was a choice
 
 
+@MODES
+@pytest.mark.parametrize("make", ["fake", "torch"])
+@pytest.mark.parametrize("constrained", [True, False])
+def test_what_is_labelled_is_what_is_played(mode: CacheMode, make: str, constrained: bool) -> None:
+    """The label's action is the one that high plays there, constrained or free, and `agrees` tells what low plays."""
+    engine = FakeEngine(cache_mode=mode) if make == "fake" else torch_engine(mode)
+    player = make_player(engine, Random(PAIR, 0.5), constrained=constrained, label=True)
+    steps = [s for e in played(player, [toy_task(i, hard=0.5) for i in range(12)]).values() for s in e.steps]
+    for step in steps:
+        assert step.sensitivity is not None
+        same = step.action == step.sensitivity.action
+        assert same if step.decision.variant == "high" else same or not step.sensitivity.agrees
+        if not constrained:
+            assert step.sensitivity.kl_sum == step.sensitivity.raw_sum
+    assert any(s.sensitivity and s.sensitivity.agrees for s in steps)
+
+
 def test_tasks_draw_different_numbers_from_the_same_seed() -> None:
     assert len({draw_seed(toy_task(i), seed) for i in range(50) for seed in range(4)}) == 200
 

@@ -27,8 +27,9 @@ def quantize(
     schemes: Annotated[
         list[str],
         typer.Argument(
-            help="Schemes, e.g. w4g64-gptq, w2g128-rtn, or w8n4g64-rtn: 4 bits nested in 8. For llama.cpp: gguf-f16, "
-            "gguf-q8_0, gguf-q4_0, or gguf-w2g128-rtn (2 to 4 bits to nearest)."
+            help="Schemes, e.g. w4g64-gptq, w3row-gptq (one group a row), w2.5g64-gptq (a mean of 2 and 3 bits), or "
+            "w8n4g64-rtn: 4 bits nested in 8. For llama.cpp: gguf-f16, gguf-q8_0, gguf-q4_0, or gguf-w2g128-rtn (2 to 4 bits "
+            "to nearest)."
         ),
     ],
     suite: SuiteName = DEFAULT,
@@ -49,23 +50,24 @@ def quantize(
     from bitroute.engines import loading  # noqa: PLC0415
     from bitroute.evaluation.tables import align  # noqa: PLC0415
     from bitroute.quantization.scheme import Scheme  # noqa: PLC0415
+    from bitroute.quantization.store import read_info  # noqa: PLC0415
     from bitroute.rollout.host import calibration_batches  # noqa: PLC0415
 
-    jobs: list[tuple[str, float, Callable[[], Path]]] = []
+    jobs: list[tuple[str, Callable[[], Path], float | None]] = []  # bits a weight where the name says it, else the file does
     for scheme in schemes:
         if scheme.startswith("gguf-"):
             from bitroute.quantization.gguf import GgufScheme, export_gguf  # noqa: PLC0415
 
-            bits = GgufScheme.parse(scheme).bits_per_weight
-            jobs.append((f"{scheme} (all weights)", bits, partial(export_gguf, source, scheme, folder)))
+            make = partial(export_gguf, source, scheme, folder)
+            jobs.append((f"{scheme} (all weights)", make, GgufScheme.parse(scheme).bits_per_weight))
         else:
-            bits = Scheme.parse(scheme).bits_per_weight
+            Scheme.parse(scheme)
             calibration = partial(calibration_batches, chosen, source)
             make = partial(loading.quantize, source, scheme, folder, calibration)
-            jobs.append((f"{scheme} (block layers)", bits, make))
+            jobs.append((f"{scheme} (block layers)", make, None))
     size = sum(p.stat().st_size for p in source.glob("model*.safetensors"))
     lines = [("checkpoint (all weights)", "16", f"{size:,}", str(source))]
-    for label, bits, write in jobs:
+    for label, write, bits in jobs:
         path = write()
-        lines.append((label, f"{bits:g}", f"{path.stat().st_size:,}", str(path)))
+        lines.append((label, f"{bits or read_info(path).bits_per_weight:.4g}", f"{path.stat().st_size:,}", str(path)))
     typer.echo(align(("variant", "bits a weight", "bytes", "file"), lines))

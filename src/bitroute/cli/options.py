@@ -30,10 +30,11 @@ Model = Annotated[
 Low = Annotated[
     str | None,
     typer.Option(
-        help="Scheme of the low variant: w<bits>g<group>-<method>, bits 2, 3, 4 or 8, method rtn or gptq, e.g. w3g64-gptq. "
+        help="Scheme of the low variant: w<bits>g<group>-<method>, e.g. w3g64-gptq; docs/reference/schemes.md lists all. "
         "A nested store (w8n4g64-rtn) plays its slice. By default the suite's."
     ),
 ]
+Free = Annotated[bool, typer.Option("--free", help="Let the model write freely, not only admissible commands.")]
 Tasks = Annotated[int, typer.Option(min=1, help="How many tasks of the split to play, from its first one.")]
 Steps = Annotated[
     int | None, typer.Option(min=1, help="An episode that has not succeeded by then has failed. By default the suite's.")

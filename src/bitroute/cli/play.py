@@ -17,6 +17,7 @@ from bitroute.cli.options import (
     Device,
     Dtype,
     Engine,
+    Free,
     Low,
     Model,
     OwnOut,
@@ -64,7 +65,7 @@ def play(
     device: Device = None,
     dtype: Dtype = None,
     out: OwnOut = None,
-    free: Annotated[bool, typer.Option("--free", help="Let the model write freely, not only admissible commands.")] = False,
+    free: Free = False,
     show: Annotated[bool, typer.Option("--show", help="Print the first episode step by step.")] = False,
     cores: Cores = None,
     data: Data = None,
@@ -127,6 +128,7 @@ def sensitivity(
     device: Device = None,
     dtype: Dtype = None,
     out: OwnOut = None,
+    free: Free = False,
     cores: Cores = None,
     data: Data = None,
 ) -> None:
@@ -140,7 +142,7 @@ def sensitivity(
     chosen = load_suite(suite, data)
     split = split or split_for(chosen, Role.TRAIN)
     steps_allowed = max_steps or chosen.defaults.max_steps
-    job = Job(split, tasks, router, router, seeds=(seed,), label=True, max_steps=steps_allowed)
+    job = Job(split, tasks, router, router, seeds=(seed,), label=True, free=free, max_steps=steps_allowed)
     spec = _spec(chosen, model, low, cache_mode, engine, device, dtype)
     directory, episodes = _record("sensitivity", suite, data, job, spec, out, cores)
     from bitroute.evaluation.labels import summarise_labels  # noqa: PLC0415

@@ -19,8 +19,9 @@ from bitroute.nn.decoder import Decoder, sequence_logits
 from bitroute.nn.device import pick_device, pick_dtype
 from bitroute.nn.fingerprint import fingerprint
 from bitroute.quantization.model import materialize
-from bitroute.quantization.quantize import CalibrationBatches, quantize_model
+from bitroute.quantization.quantize import quantize_model
 from bitroute.quantization.scheme import Scheme
+from bitroute.quantization.stages import CalibrationBatches
 from bitroute.quantization.store import load_variant, read_info, save_variant
 from bitroute.store.files import write_atomic
 
@@ -50,8 +51,8 @@ def quantize(model_directory: Path, scheme: str, out: Path, calibration: Callabl
     """Write the variant `scheme` of a model into `out` unless it is there already; its path.
 
     A variant that lies with the model is copied. `calibration` gives token batches [1, t] and says where they come from; GPTQ
-    alone asks for them. Raises ConfigError for an unknown scheme, DataError when the model cannot be read and when the file in
-    `out` is damaged or another model's.
+    and mean widths alone ask for them. Raises ConfigError for an unknown scheme, DataError when the model cannot be read and
+    when the file in `out` is damaged or another model's.
     """
     parsed = Scheme.parse(scheme)
     path = variant_path(out, scheme)
@@ -64,7 +65,7 @@ def quantize(model_directory: Path, scheme: str, out: Path, calibration: Callabl
                 write_atomic(path, stored.read_bytes())
             return path
     model = load_model(model_directory, torch.float32)
-    if parsed.method == "gptq":
+    if parsed.calibrated:
         batches, source = calibration()
         variant = quantize_model(model, parsed, CalibrationBatches(batches, sequence_logits, source))
         save_variant(path, variant, parsed, model=name, calibration=source)

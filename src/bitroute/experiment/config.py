@@ -93,6 +93,9 @@ class ExperimentConfig(BaseModel):
     device: Annotated[str, _checked(check_device)] = Field(
         "auto", description="where to play and train: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps"
     )
+    free: bool = Field(
+        False, description="let the model write freely wherever it plays, not only admissible commands; labels follow"
+    )
     max_steps: Count = _suited("max_steps", "an episode that has not succeeded by then has failed")
     budgets: Annotated[tuple[Share, ...], Field(min_length=1), AfterValidator(_distinct)] = _suited(
         "budgets", "K: mean share of steps at high precision, strictly between 0 and 1"

@@ -67,10 +67,11 @@ class Experiment:
         return task_ranges(self.config, seed)
 
     def job(self, split: str, count: int, router: str, policy: str = "", **options: Any) -> Job:
-        """A job with the run's episode length; `policy` is what its episodes are called, the router's specification by
-        default.
+        """A job with the run's episode length and decoding; `policy` is what its episodes are called, the router's
+        specification by default.
         """
-        return Job(split, count, router, policy or router, max_steps=self.config.max_steps, **options)
+        config = self.config
+        return Job(split, count, router, policy or router, free=config.free, max_steps=config.max_steps, **options)
 
     def record(self, name: str, job: Job) -> list[Episode]:
         """Play into traces/`name`.jsonl, or read what stands there."""

@@ -74,7 +74,7 @@ class GgufScheme:
         if text in _TYPES:
             return cls(text, *_TYPES[text])
         own = Scheme.parse(text.removeprefix(PREFIX)) if text.startswith(f"{PREFIX}w") else None
-        if own is None or own.bits > 4 or own.nested is not None or own.method != "rtn":
+        if own is None or own.bits > 4 or own.nested is not None or own.calibrated:
             raise ConfigError(f"unknown scheme {text!r}: expected {', '.join(_TYPES)}, or gguf-w<2..4>g<group>-rtn")
         return cls(text, *_HOLDER, own)
 
@@ -215,8 +215,10 @@ def _interleaved(rows: npt.NDArray[Any], head_dim: int) -> npt.NDArray[Any]:
 
 def _blocks(layer: QuantizedLinear) -> npt.NDArray[np.uint8]:
     """Q4_1 blocks, uint8 [outputs, bytes]: for every 32 weights scale and offset in float16, then the codes; byte i holds those
-    of weights i and i + 16.
+    of weights i and i + 16. Raises QuantError where rows do not divide into such blocks.
     """
+    if layer.in_features % _BLOCK:
+        raise quants.QuantError(f"rows of {layer.in_features} do not divide into blocks of {_BLOCK}")
     codes = layer.codes.numpy().reshape(layer.out_features, -1, 2, _BLOCK // 2)
     grid = torch.stack((layer.scale, layer.offset), dim=-1).repeat_interleave(layer.group // _BLOCK, dim=1).numpy()
     return np.concatenate((grid.view(np.uint8), codes[:, :, 0] | codes[:, :, 1] << 4), axis=-1).reshape(len(codes), -1)

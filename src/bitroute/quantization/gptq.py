@@ -8,12 +8,15 @@ choice of codes differs.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 
-from bitroute.quantization.grid import Grid, encode
+from bitroute.quantization.grid import Grid
 
 DAMPING = 0.01  # of the mean Hessian diagonal, added to it: the paper's value
-BLOCK = 128  # columns that are updated at once; later ones wait for one matrix product. Changes nothing but speed
+BLOCK = 32  # columns that are updated at once; later ones wait for one matrix product. Changes nothing but speed
 
 
 class Hessian:
@@ -39,43 +42,58 @@ class Hessian:
         return self._sum / self.tokens
 
 
-def gptq(weight: torch.Tensor, grid: Grid, hessian: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
-    """Codes of `weight` [outputs, inputs] on `grid` under `hessian` [inputs, inputs]: uint8 [outputs, inputs].
+@dataclass(frozen=True, slots=True)
+class Elimination:
+    """A Hessian made ready: the `order` of its columns [inputs], and in that order the factor U of its inverse (H^-1 = U^T U,
+    upper triangular). It serves every matrix that reads these inputs.
+    """
+
+    order: torch.Tensor
+    upper: torch.Tensor
+
+    @classmethod
+    def of(cls, hessian: torch.Tensor, damping: float = DAMPING) -> Self:
+        """From a Hessian [inputs, inputs], columns in order of decreasing diagonal.
+
+        Raises ValueError when the damped Hessian is not positive definite (damping 0 and dependent inputs).
+        """
+        diagonal = hessian.diagonal()
+        order = diagonal.argsort(descending=True, stable=True)
+        h = hessian.double()[order][:, order]
+        ridge = torch.where(h.diagonal() > 0, damping * diagonal.double().mean(), 1.0)
+        factor, failed = torch.linalg.cholesky_ex(h + torch.diag(ridge))
+        if int(failed):
+            raise ValueError("the Hessian is not positive definite: use more calibration tokens")
+        return cls(order, torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True))
+
+
+def gptq(weight: torch.Tensor, grid: Grid, solved: Elimination) -> torch.Tensor:
+    """Codes of `weight` [outputs, inputs] on `grid` under the Hessian that `solved` was made of: uint8 [outputs, inputs].
 
     Column by column: round, and spread the error over the columns still to come so that the outputs move least. The factor
-    U of the inverse Hessian (H^-1 = U^T U, upper triangular) holds in row i what the OBQ update would use at step i, with all
-    earlier columns already eliminated: no inverse has to be updated. Inputs that calibration never saw active are rounded to
-    nearest. Raises ValueError when the damped Hessian is not positive definite (damping 0 and dependent inputs).
+    U holds in row i what the OBQ update would use at step i, with all earlier columns already eliminated: no inverse has to be
+    updated. Inputs that calibration never saw active are rounded to nearest.
     """
     outputs, inputs = weight.shape
-    diagonal = hessian.diagonal()
-    order = diagonal.argsort(descending=True, stable=True)
-    h = hessian.double()[order][:, order]
-    ridge = torch.where(h.diagonal() > 0, damping * diagonal.double().mean(), 1.0)
-    h = h + torch.diag(ridge)
-    factor, failed = torch.linalg.cholesky_ex(h)
-    if int(failed):
-        raise ValueError("the Hessian is not positive definite: use more calibration tokens")
-    upper = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)
-
-    remaining = weight.detach().double()[:, order]
-    group = inputs // grid.scale.shape[-1]
-    owners = order // group
-    scale, offset = grid.scale[:, owners], grid.offset[:, owners]  # of each column, in the order of visit
-    codes = torch.empty(outputs, inputs, dtype=torch.uint8, device=weight.device)
+    order, upper = solved.order, solved.upper
+    owners = order // (inputs // grid.scale.shape[-1])
+    remaining = weight.detach().double().T[order]  # a column of the matrix is a row here, in one piece of memory
+    codes = torch.empty_like(remaining)
     for start in range(0, inputs, BLOCK):
         stop = min(start + BLOCK, inputs)
-        errors = remaining.new_empty(outputs, stop - start)
-        for i in range(start, stop):
-            column = Grid(scale[:, i : i + 1], offset[:, i : i + 1], grid.bits)
-            code = encode(remaining[:, i : i + 1], column)
-            point = column.offset.double() + column.scale.double() * code.double()
-            error = (remaining[:, i : i + 1] - point) / upper[i, i]
-            remaining[:, i + 1 : stop] -= error * upper[i, i + 1 : stop]
-            codes[:, order[i]] = code[:, 0]
-            errors[:, i - start] = error[:, 0]
-        remaining[:, stop:] -= errors @ upper[start:stop, stop:]
-    return codes
+        scale, offset = (part.T[owners[start:stop]].double() for part in (grid.scale, grid.offset))
+        step = torch.where(scale > 0, scale, torch.inf)  # a constant group has code 0, as in `encode`
+        errors = remaining.new_empty(stop - start, outputs)
+        for i in range(stop - start):
+            column = remaining[start + i]
+            code = ((column - offset[i]) / step[i]).round_().clamp_(0, grid.top)
+            error = (column - torch.addcmul(offset[i], scale[i], code)).div_(upper[start + i, start + i])
+            remaining[start + i + 1 : stop].addr_(upper[start + i, start + i + 1 : stop], error, alpha=-1)
+            codes[start + i], errors[i] = code, error
+        remaining[stop:] -= upper[start:stop, stop:].T @ errors
+    found = torch.empty(outputs, inputs, dtype=torch.uint8, device=weight.device)
+    found[:, order] = codes.T.to(torch.uint8)
+    return found
 
 
 def output_error(weight: torch.Tensor, quantized: torch.Tensor, hessian: torch.Tensor) -> float:

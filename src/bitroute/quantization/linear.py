@@ -29,11 +29,13 @@ class QuantizedLinear(nn.Module):
     offset: Tensor
     dense: Tensor | None
 
-    def __init__(self, planes: Sequence[Tensor], widths: Sequence[int], grid: Grid, bias: nn.Parameter | None = None) -> None:
+    def __init__(
+        self, planes: Sequence[Tensor], widths: Sequence[int], grid: Grid, inputs: int, bias: nn.Parameter | None = None
+    ) -> None:
         super().__init__()
         self.widths = tuple(widths)
         self.grid_bits = grid.bits
-        self.out_features, self.in_features = planes[0].shape[0], planes[0].shape[1] * 8 // widths[0]
+        self.out_features, self.in_features = planes[0].shape[0], inputs
         for index, plane in enumerate(planes):
             self.register_buffer(f"plane{index}", plane)
         self.register_buffer("scale", grid.scale)
@@ -48,11 +50,11 @@ class QuantizedLinear(nn.Module):
         for width in widths:
             left -= width
             planes.append(pack((codes >> left) & ((1 << width) - 1), width))
-        return cls(planes, widths, grid, bias)
+        return cls(planes, widths, grid, codes.shape[1], bias)
 
     @property
     def planes(self) -> list[Tensor]:
-        """The packed planes, uint8 [outputs, inputs * width / 8] each."""
+        """The packed planes, uint8 [outputs, inputs * width / 8, rounded up] each."""
         return [self.get_buffer(f"plane{index}") for index in range(len(self.widths))]
 
     @property
@@ -68,9 +70,9 @@ class QuantizedLinear(nn.Module):
     @property
     def codes(self) -> Tensor:
         """The codes, `bits` each: uint8 [outputs, inputs]."""
-        codes = unpack(self.planes[0], self.widths[0])
+        codes = unpack(self.planes[0], self.widths[0], self.in_features)
         for plane, width in zip(self.planes[1:], self.widths[1:], strict=True):
-            codes = (codes << width) | unpack(plane, width)
+            codes = (codes << width) | unpack(plane, width, self.in_features)
         return codes
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -85,7 +87,8 @@ class QuantizedLinear(nn.Module):
     def slice(self, bits: int) -> QuantizedLinear:
         """The layer of the top `bits` bits, on the same storage. Raises CapabilityError where no plane ends there."""
         widths = top_planes(self.widths, bits)
-        return QuantizedLinear(self.planes[: len(widths)], widths, Grid(self.scale, self.offset, self.grid_bits), self.bias)
+        grid = Grid(self.scale, self.offset, self.grid_bits)
+        return QuantizedLinear(self.planes[: len(widths)], widths, grid, self.in_features, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., inputs] -> [..., outputs], in the dtype of x."""

@@ -1,12 +1,14 @@
 """Variants on disk: one safetensors file with packed planes, grids, and JSON metadata in its header. No rounding here.
 
-Only the quantized layers are stored. The rest comes from the model that the variant was made from, which is recognised by
-its fingerprint: a variant of another model with the same shapes is refused.
+Only the quantized layers are stored; where they differ in their widths, the header says which has which. The rest comes from
+the model that the variant was made from, which is recognised by its fingerprint: a variant of another model with the same
+shapes is refused.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from bitroute.nn.fingerprint import fingerprint
 from bitroute.quantization.grid import Grid
 from bitroute.quantization.linear import QuantizedLinear
 from bitroute.quantization.model import M, block_linears, quantized_linears, replace, share_weights
+from bitroute.quantization.packing import row_bytes
 from bitroute.quantization.scheme import Scheme, top_planes
 from bitroute.store.files import write_atomic
 
@@ -28,12 +31,22 @@ FORMAT = "bitroute-variant-1"
 
 @dataclass(frozen=True, slots=True)
 class VariantInfo:
-    """What a file says about itself. `model` is the fingerprint of the unquantized model; `size` is in bytes on disk."""
+    """What a file says about itself. `model` is the fingerprint of the unquantized model; `size` is in bytes on disk.
+
+    `widths` are the bits of each layer by name, where a scheme leaves them open (else it is empty). `bits_per_weight` is what
+    a weight of the quantized layers takes in the file, scales and offsets included.
+    """
 
     scheme: Scheme
     model: str
     calibration: str
     size: int
+    widths: Mapping[str, int]
+    bits_per_weight: float
+
+    def width(self, name: str) -> int:
+        """The bits of a layer."""
+        return self.widths[name] if self.scheme.mixed else self.scheme.levels[0]
 
 
 def save_variant(path: Path, variant: nn.Module, scheme: Scheme, *, model: str, calibration: str = "") -> VariantInfo:
@@ -44,16 +57,19 @@ def save_variant(path: Path, variant: nn.Module, scheme: Scheme, *, model: str, 
     says, DataError when the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
-    for name, layer in quantized_linears(variant).items():
-        if (layer.widths, layer.grid_bits, layer.group) != (scheme.widths, scheme.bits, scheme.group):
+    layers = quantized_linears(variant)
+    for name, layer in layers.items():
+        group = scheme.group_of(layer.in_features)
+        if layer.grid_bits not in scheme.levels or (layer.widths, layer.group) != (scheme.planes(layer.grid_bits), group):
             raise ConfigError(f"{name}: planes of {layer.widths} bits in groups of {layer.group} do not match scheme {scheme}")
         tensors |= {f"{name}.{key}": tensor for key, tensor in _parts(layer).items()}
     if not tensors:
         raise ConfigError(f"{type(variant).__name__} has no quantized layers to save")
-    about = {"format": FORMAT, "scheme": str(scheme), "model": model, "calibration": calibration}
-    data = save(tensors, metadata={"bitroute": json.dumps(about)})
-    write_atomic(path, data)
-    return VariantInfo(scheme, model, calibration, len(data))
+    about: dict[str, Any] = {"format": FORMAT, "scheme": str(scheme), "model": model, "calibration": calibration}
+    if scheme.mixed:
+        about["widths"] = {name: layer.grid_bits for name, layer in layers.items()}
+    write_atomic(path, save(tensors, metadata={"bitroute": json.dumps(about)}))
+    return read_info(path)
 
 
 def read_info(path: Path) -> VariantInfo:
@@ -74,13 +90,8 @@ def load_variant(path: Path, base: M, bits: int | None = None, *, model: str | N
         info = reader.info
         if (model or fingerprint(base.state_dict())) != info.model:
             raise DataError(f"{path}: made from another model than this {type(base).__name__} (fingerprint {info.model[:12]})")
-        try:
-            widths = top_planes(info.scheme.widths, info.scheme.bits if bits is None else bits)
-        except CapabilityError as error:
-            raise CapabilityError(f"{path}: {error}") from error
         variant = share_weights(base)
-        linears = block_linears(variant)
-        replace(variant, {name: reader.layer(name, linear, widths) for name, linear in linears.items()})
+        replace(variant, {name: reader.layer(name, linear, bits) for name, linear in block_linears(variant).items()})
     return variant
 
 
@@ -105,8 +116,7 @@ class _Reader:
             about = json.loads((self._file.metadata() or {})["bitroute"])
             if about["format"] != FORMAT:
                 raise DataError(f"{path}: format {about['format']!r} is not {FORMAT!r}")
-            scheme = Scheme.parse(about["scheme"])
-            self.info = VariantInfo(scheme, about["model"], about["calibration"], path.stat().st_size)
+            self.info = self._info(about)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not a whole variant file ({error})") from error
         except ConfigError as error:
@@ -119,14 +129,38 @@ class _Reader:
     def __exit__(self, *_: object) -> None:
         self._file.__exit__(None, None, None)
 
-    def layer(self, name: str, linear: nn.Linear, widths: tuple[int, ...]) -> QuantizedLinear:
-        """The stored form of `linear`, on its device, from the planes of `widths` alone."""
-        outputs, inputs = linear.out_features, linear.in_features
-        groups = inputs // self.info.scheme.group
-        planes = [self._tensor(f"{name}.plane{i}", (outputs, inputs * width // 8)) for i, width in enumerate(widths)]
+    def layer(self, name: str, linear: nn.Linear, bits: int | None) -> QuantizedLinear:
+        """The stored form of `linear`, on its device; with `bits` its slice, from the planes of that alone."""
+        outputs, inputs, scheme = linear.out_features, linear.in_features, self.info.scheme
+        try:
+            whole = self.info.width(name)
+            widths = top_planes(scheme.planes(whole), whole if bits is None else bits)
+        except KeyError:
+            raise DataError(f"{self._path}: does not say how wide {name} is") from None
+        except CapabilityError as error:
+            raise CapabilityError(f"{self._path}: {error}") from error
+        planes = [self._tensor(f"{name}.plane{i}", (outputs, row_bytes(inputs, width))) for i, width in enumerate(widths)]
+        groups = inputs // scheme.group_of(inputs)
         scale, offset = (self._tensor(f"{name}.{part}", (outputs, groups)) for part in ("scale", "offset"))
-        layer = QuantizedLinear(planes, widths, Grid(scale, offset, self.info.scheme.bits), linear.bias)
-        return layer.to(linear.weight.device)
+        return QuantizedLinear(planes, widths, Grid(scale, offset, whole), inputs, linear.bias).to(linear.weight.device)
+
+    def _info(self, about: dict[str, Any]) -> VariantInfo:
+        """The header as a value, and what the tensors take: rows are counted to the byte."""
+        scheme, widths = Scheme.parse(about["scheme"]), about.get("widths", {})
+        weights = size = 0
+        for key in self._file.keys():  # noqa: SIM118  (no dictionary)
+            (name, _, part), (rows, columns) = key.rpartition("."), self._file.get_slice(key).get_shape()
+            size += rows * columns * (1 if part.startswith("plane") else 2)
+            if part == "plane0":
+                weights += rows * (columns * 8 // scheme.planes(widths.get(name, scheme.levels[0]))[0])
+        return VariantInfo(
+            scheme=scheme,
+            model=about["model"],
+            calibration=about["calibration"],
+            size=self._path.stat().st_size,
+            widths=widths,
+            bits_per_weight=8 * size / weights,
+        )
 
     def _tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         try:
