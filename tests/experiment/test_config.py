@@ -46,6 +46,8 @@ def test_what_a_run_stores_is_read_back(tmp_path: Path, config: ExperimentConfig
         ({"seeds": [0, -1]}, "seeds.1: Input should be greater than or equal to 0"),
         ({"seeds": [0, 1, 0]}, "seeds: holds a value twice"),
         ({"budgets": [0.3, 0.3]}, "budgets: holds a value twice"),
+        ({"budgets": [0.03], "budget_mode": "episode"}, "budget_mode: K 0.03 of 30 steps is less than one step"),
+        ({"budget_mode": "hard"}, "budget_mode: Input should be 'mean' or 'episode'"),
         ({"quantiles": [0.8, 0.8]}, "quantiles: holds a value twice"),
         ({"supervised": {"epochs": 0}}, "supervised: epochs is 0, at least 1 is needed"),
         ({"grpo": {"group": 1}}, "grpo: group is 1, at least 2 is needed"),
@@ -109,3 +111,9 @@ def test_an_experiment_goes_on_elsewhere() -> None:
     assert config.on("cuda:1") == config.model_copy(update={"device": "cuda:1"})
     with pytest.raises(ConfigError, match="unknown device 'gpu'"):
         config.on("gpu")
+
+
+def test_a_hard_budget_is_in_whole_steps(tmp_path: Path) -> None:
+    config = load(tmp_path, {"budgets": [0.1, 0.29], "budget_mode": "episode"})
+    assert [config.limit(k) for k in config.budgets] == [3, 8]  # 0.1 * 30 is 3 exactly, or a little less
+    assert load(tmp_path, {}).limit(0.1) is None

@@ -15,7 +15,7 @@ from bitroute.envs.environment import Environment
 from bitroute.episode import Decision, Episode, Usage, View
 from bitroute.errors import CapabilityError, ConfigError, DataError
 from bitroute.nn.decoder import Decoder, DecoderConfig
-from bitroute.rollout.player import Player, draw_seed, play
+from bitroute.rollout.player import FORCED, Forced, Player, draw_seed, play, play_numbered
 from bitroute.routers.oracle import Oracle
 from bitroute.routers.router import Probe, Router
 from bitroute.routers.rules import Always, FirstK, Random
@@ -307,6 +307,23 @@ def test_a_branch_on_which_nothing_is_forced_plays_what_the_original_plays() -> 
     while not running.done:
         player.advance([running, branch])
     assert branch.steps == running.steps
+
+
+def test_a_replay_differs_from_its_origin_in_the_forced_decision_and_what_follows() -> None:
+    router = Random(PAIR, 0.4)
+    tasks = [toy_task(i) for i in range(3)]
+    origins = played(make_player(FakeEngine(), router), tasks)
+    jobs = [(task, 0, Forced(step, variant)) for task in tasks for step in (0, 2, 5) for variant in PAIR]
+    found = dict(play_numbered(make_player(FakeEngine(), router), jobs, "policy", batch=5))
+    assert sorted(found) == list(range(len(jobs)))
+    for number, (task, _, forced) in enumerate(jobs):
+        origin, replay = origins[task.id], found[number]
+        assert replay.task_id == task.id and replay.steps[: forced.step] == origin.steps[: forced.step]
+        decision = replay.steps[forced.step].decision
+        assert (decision.variant, decision.reason, decision.propensity) == (forced.variant, FORCED, 1.0)
+        if forced.variant == origin.steps[forced.step].decision.variant:  # nothing is changed, so nothing changes
+            assert replay.success == origin.success
+            assert [s.decision.variant for s in replay.steps] == [s.decision.variant for s in origin.steps]
 
 
 def test_without_a_constraint_the_model_writes_freely() -> None:

@@ -10,7 +10,7 @@ import torch
 from bitroute.episode import Episode
 from bitroute.errors import BitrouteError, DataError
 from bitroute.rollout import workers as module
-from bitroute.rollout.workers import SHARD, Job, Shard, Workers, cores, workers
+from bitroute.rollout.workers import SHARD, Job, Replay, Shard, Workers, cores, workers
 from bitroute.store.traces import read_traces
 from bitroute.threads import OTHERS, POLICY
 from support import players
@@ -29,6 +29,15 @@ def test_a_job_is_cut_into_shards_in_order() -> None:
     assert [(s.number, len(s.pairs)) for s in job.shards()] == [(0, SHARD), (1, 100 - SHARD)]
     assert [pair for shard in job.shards() for pair in shard.pairs] == job.pairs()
     assert Job("unseen", 0, "r", "p").shards() == []
+
+
+def test_replays_are_cut_like_pairs() -> None:
+    replays = tuple(Replay(number // 3, 0, number % 3, "high") for number in range(SHARD + 2))
+    job = Job("train", 0, "random:0.5", "again", replays=replays)
+    assert job.pairs() == [(r.index, r.seed) for r in replays]
+    assert [shard.replays for shard in job.shards()] == [replays[:SHARD], replays[SHARD:]]
+    assert [len(shard.pairs) for shard in job.shards()] == [SHARD, 2]
+    assert Job("train", 2, "always:low", "low").shards()[0].replays == ()
 
 
 def test_episodes_come_in_the_order_of_jobs_and_pairs() -> None:

@@ -45,7 +45,15 @@ def test_a_threshold_may_follow() -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ("magic", ConfigError, "unknown router 'magic'.*always, random, periodic, first-k, repetition, uncertainty, oracle"),
+        (
+            "magic",
+            ConfigError,
+            "unknown router 'magic'.*always, random, periodic, first-k, repetition, .*uncertainty, oracle",
+        ),
+        ("at-most:2", ConfigError, "router 'at-most:2': write it as at-most:STEPS:ROUTER"),
+        ("at-most:x:always:high", ConfigError, "router 'at-most:x': write it as at-most:STEPS:ROUTER"),
+        ("at-most:-1:always:high", ConfigError, "router 'at-most:-1': limit -1 is negative"),
+        ("at-most:1:magic", ConfigError, "unknown router 'magic'"),
         ("signals", ConfigError, r"router 'signals': it is trained; give the path of one \(FILE\)"),
         ("", ConfigError, "unknown router ''"),
         ("random", ConfigError, "router 'random': write it as random:SHARE"),

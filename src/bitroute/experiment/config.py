@@ -100,6 +100,9 @@ class ExperimentConfig(BaseModel):
     budgets: Annotated[tuple[Share, ...], Field(min_length=1), AfterValidator(_distinct)] = _suited(
         "budgets", "K: mean share of steps at high precision, strictly between 0 and 1"
     )
+    budget_mode: Literal["mean", "episode"] = Field(
+        "mean", description="K bounds the mean over episodes; or besides each episode, at K * max_steps steps, rounded down"
+    )
     seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = Field(
         (0, 1, 2), min_length=1, description="whole pipelines, each on tasks of its own: labels, tau, routers, thresholds"
     )
@@ -159,6 +162,20 @@ class ExperimentConfig(BaseModel):
                     raise ValueError(str(error)) from error
         return splits
 
+    @field_validator("budget_mode")
+    @classmethod
+    def _affordable(cls, mode: str, known: ValidationInfo) -> str:
+        """Refuse a hard budget of no step at all."""
+        if mode == "episode":
+            for budget in known.data.get("budgets", ()):
+                if not whole_steps(budget, known.data.get("max_steps", 0)):
+                    raise ValueError(f"K {budget:g} of {known.data.get('max_steps', 0)} steps is less than one step")
+        return mode
+
+    def limit(self, budget: float) -> int | None:
+        """Steps at high precision that an episode may have at most under the budget; None where only the mean counts."""
+        return whole_steps(budget, self.max_steps) if self.budget_mode == "episode" else None
+
     def on(self, device: str | None) -> ExperimentConfig:
         """The same experiment on another device; None leaves it where it is. Raises ConfigError for an unknown form."""
         if device is None:
@@ -181,6 +198,11 @@ class ExperimentConfig(BaseModel):
             problems = [p for p in error.errors() if p["type"] != "default_factory_not_called"]
             problems = [p for p in problems if p["type"] != "too_short" or not p["input"]]  # all of it is wrong, and told of
             raise ConfigError(f"{path}: {'; '.join(map(_sentence, problems))}") from error
+
+
+def whole_steps(budget: float, max_steps: int) -> int:
+    """The whole steps in a share of `max_steps`; 0.1 of 30 are 3, whatever floating point says."""
+    return int(budget * max_steps + 1e-9)
 
 
 def _sentence(problem: ErrorDetails) -> str:

@@ -20,7 +20,7 @@ LOGGED: Final = 128  # tasks whose scores show where to search for thresholds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyRow:
-    """A row of the table: how a worker builds the router, and at which threshold."""
+    """A row of the table: how a worker builds the router, at which threshold, and within which hard budget, if any."""
 
     name: str
     family: str
@@ -29,6 +29,7 @@ class PolicyRow:
     seed: int = 0
     budget: float | None = None
     threshold: float | None = None
+    limit: float | None = None
 
 
 def policies(run: Experiment) -> list[PolicyRow]:
@@ -43,13 +44,23 @@ def policies(run: Experiment) -> list[PolicyRow]:
         for rule in ("random", "periodic"):
             if rule in run.config.baselines:
                 name, router = f"{rule}@{budget:g}", f"{rule}:{budget}"
-                found.append(PolicyRow(name=name, family=rule, router=router, role=PolicyRole.BASELINE, budget=budget))
+                limit = run.config.limit(budget)
+                found.append(
+                    PolicyRow(name=name, family=rule, router=router, role=PolicyRole.BASELINE, budget=budget, limit=limit)
+                )
     for policy in scored(run):
         rows = [calibrated(run, policy, budget) for budget in run.config.budgets]
         if policy.role is PolicyRole.LEARNED:
             save_calibration(Path(policy.router), rows)
         found += [
-            replace(policy, name=f"{policy.name}@{row.budget:g}", budget=row.budget, threshold=row.threshold) for row in rows
+            replace(
+                policy,
+                name=f"{policy.name}@{row.budget:g}",
+                budget=row.budget,
+                threshold=row.threshold,
+                limit=run.config.limit(row.budget),
+            )
+            for row in rows
         ]
     return found
 
@@ -83,10 +94,11 @@ def calibrated(run: Experiment, policy: PolicyRow, budget: float) -> Calibrated:
     name = f"thresholds/{policy.name}-{policy.seed}@{budget:g}"
     stored = run.directory.stored(name)
     if stored is None:
-        start = run.tasks(policy.seed).calibration.start
+        start, limit = run.tasks(policy.seed).calibration.start, run.config.limit(budget)
 
         def play(tasks: int, threshold: float, title: str) -> Sequence[Episode]:
-            job = run.job(run.split(Role.VALIDATION), tasks, policy.router, policy.name, threshold=threshold, start=start)
+            options = {"threshold": threshold, "start": start, "limit": limit}
+            job = run.job(run.split(Role.VALIDATION), tasks, policy.router, policy.name, **options)
             return run.pool.play([job], title)[0]
 
         tasks = run.config.calibration_tasks

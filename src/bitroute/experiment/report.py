@@ -46,7 +46,8 @@ def play_policy(run: Experiment, split: str, count: int, policy: PolicyRow) -> l
     """One policy's runs on a split. Rules that draw at random have seeds too: as many as the trained routers."""
     runs = []
     for seed in run.config.seeds if policy.family == "random" else (policy.seed,):
-        job = run.job(split, count, policy.router, policy.name, threshold=policy.threshold, seeds=(seed,))
+        options = {"threshold": policy.threshold, "limit": policy.limit, "seeds": (seed,)}
+        job = run.job(split, count, policy.router, policy.name, **options)
         episodes = run.record(f"{split}/{policy.name}-{seed}", job)
         runs.append(PolicyRun(policy.name, seed, episodes, policy.role, policy.family, policy.budget))
     return runs
@@ -77,5 +78,6 @@ def example_episode(run: Experiment) -> list[Episode]:
     )
     saved = [i for i, (a, b) in enumerate(zip(low, routed, strict=True)) if b.success and not a.success]
     start = saved[0] if saved else 0
-    job = run.job(split, 1, policy.router, policy.name, threshold=policy.threshold, label=True, start=start)
+    options = {"threshold": policy.threshold, "limit": policy.limit, "label": True, "start": start}
+    job = run.job(split, 1, policy.router, policy.name, **options)
     return run.record("example", job)

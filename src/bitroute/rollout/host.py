@@ -22,9 +22,11 @@ from bitroute.envs.suite import Calibrating, Role, Suite, demonstrating, split_f
 from bitroute.episode import Episode
 from bitroute.nn.device import pick_device
 from bitroute.nn.tokenizer import Tokenizer
-from bitroute.rollout.player import Player, play
+from bitroute.rollout.player import Forced, Player, play_numbered
 from bitroute.rollout.workers import Hosting, Play, Shard
+from bitroute.routers.budgeted import Budgeted
 from bitroute.routers.registry import builder
+from bitroute.routers.router import Router
 
 LONGEST = 1024  # tokens of an episode that a quantiser sees
 
@@ -44,15 +46,17 @@ def load_player(hosting: Hosting) -> Play:
 
     def run(shard: Shard) -> list[Episode]:
         job = shard.job
-        router = build(find_router(job.router)).with_options(threshold=job.threshold, sample=job.sample).to(device)
+        router: Router = build(find_router(job.router)).with_options(threshold=job.threshold, sample=job.sample).to(device)
+        if job.limit is not None:
+            router = Budgeted(router, job.limit)
         player = Player(
             suite.environment, agent, engine, router, max_steps=job.max_steps, constrained=not job.free, label=job.label
         )
         tasks = {i: suite.task(job.split, i) for i in dict(shard.pairs)}
-        jobs = [(tasks[i], seed) for i, seed in shard.pairs]
-        order = {(task.id, seed): number for number, (task, seed) in enumerate(jobs)}
-        episodes = play(player, jobs, job.policy, batch=len(jobs))
-        return sorted(episodes, key=lambda e: order[e.task_id, e.seed])
+        forced = [Forced(r.step, r.variant) for r in shard.replays] or [None] * len(shard.pairs)
+        jobs = [(tasks[i], seed, force) for (i, seed), force in zip(shard.pairs, forced, strict=True)]
+        played = dict(play_numbered(player, jobs, job.policy, batch=len(jobs)))
+        return [played[number] for number in range(len(jobs))]
 
     return run
 

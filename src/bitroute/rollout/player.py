@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from bitroute.agents.agent import Agent
 from bitroute.engines.constraint import Trie
@@ -23,10 +23,20 @@ from bitroute.episode import Decision, Episode, Observation, Sensitivity, Step, 
 from bitroute.errors import BitrouteError, CapabilityError, ConfigError
 from bitroute.routers.router import Probe, Router
 
+FORCED: Final = "forced"  # reason of a decision that was not the router's
+
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """At `step` of an episode it is `variant`, whatever the router says there."""
+
+    step: int
+    variant: str
+
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """An episode being played. `forced` overrides the router's next decision (counterfactual branches)."""
+    """An episode being played. `forced` overrides one of the router's decisions (counterfactual branches)."""
 
     task: Task
     seed: int
@@ -40,7 +50,7 @@ class Running:
     done: bool = False
     success: bool = False
     failure: str | None = None
-    forced: str | None = None
+    forced: Forced | None = None
     read: dict[str, int] = field(default_factory=dict)  # tokens that each variant's cache owes to playing, not to labels
 
     def fail(self, boundary: str, problem: object) -> None:
@@ -86,7 +96,7 @@ class Player:
         if self.max_steps < 1:
             raise ConfigError(f"max_steps {self.max_steps}: an episode has at least one step")
 
-    def start(self, task: Task, seed: int) -> Running:
+    def start(self, task: Task, seed: int, forced: Forced | None = None) -> Running:
         """Reset an environment to `task`; nothing is generated yet. A task that cannot be started is returned as failed."""
         environment = self.environment()
         nothing = Observation("")
@@ -99,6 +109,7 @@ class Player:
             self.engine.open(draw_seed(task, seed)),
             self.router.begin(draw_seed(task, seed)),
             View(messages=()),
+            forced=forced,
         )
         try:
             running.opening = running.observation = environment.reset(task)
@@ -125,7 +136,7 @@ class Player:
             context=self.engine.fork(running.context),
             memory=self.router.begin(draw_seed(running.task, running.seed)),
             steps=list(running.steps),
-            forced=forced,
+            forced=None if forced is None else Forced(len(running.steps), forced),
             read=dict(running.read),
         )
 
@@ -142,9 +153,8 @@ class Player:
         ]
         decisions = self.router.decide(views, [r.memory for r in runnings])
         for index, running in enumerate(runnings):
-            if running.forced is not None:
-                decisions[index] = Decision(running.forced, decisions[index].score, "forced")
-                running.forced = None
+            if running.forced is not None and running.forced.step == len(running.steps):
+                decisions[index] = Decision(running.forced.variant, decisions[index].score, FORCED)
         spent = self._settle(runnings, [d.variant for d in decisions], probed)
         generations = self._generate(runnings, [d.variant for d in decisions], tries, probed)
         for index, running in enumerate(runnings):
@@ -286,28 +296,36 @@ def draw_seed(task: Task, seed: int) -> int:
     return zlib.crc32(f"{task.id}|{seed}".encode())
 
 
-def play(player: Player, jobs: Iterable[tuple[Task, int]], policy: str, batch: int = 64) -> Iterator[Episode]:
+Start = tuple[Task, int] | tuple[Task, int, Forced | None]  # a task, a seed, and the decision that is forced, if any
+
+
+def play(player: Player, jobs: Iterable[Start], policy: str, batch: int = 64) -> Iterator[Episode]:
     """Play (task, seed) pairs, `batch` at a time; episodes come in the order in which they end.
 
     Deterministic: the same jobs, in the same order and batch size, give the same episodes. Contexts are given back, also when
     the caller stops early. Raises ConfigError when `batch` is not positive.
     """
+    return (episode for _, episode in play_numbered(player, jobs, policy, batch))
+
+
+def play_numbered(player: Player, jobs: Iterable[Start], policy: str, batch: int = 64) -> Iterator[tuple[int, Episode]]:
+    """As `play`; each episode with the number of its job, from 0. Raises ConfigError when `batch` is not positive."""
     if batch < 1:
         raise ConfigError(f"batch {batch}: at least one episode is played at a time")
-    queue = iter(jobs)
-    running: list[Running] = []
+    queue = enumerate(jobs)
+    running: list[tuple[int, Running]] = []
     try:
         while True:
-            running += [player.start(task, seed) for task, seed in islice(queue, batch - len(running))]
+            running += [(number, player.start(*job)) for number, job in islice(queue, batch - len(running))]
             if not running:
                 return
-            ready = [r for r in running if not r.done]
+            ready = [r for _, r in running if not r.done]
             if ready:
                 player.advance(ready)
-            ended, running = [r for r in running if r.done], [r for r in running if not r.done]
-            episodes = [player.finish(r, policy) for r in ended]
+            ended, running = [(n, r) for n, r in running if r.done], [(n, r) for n, r in running if not r.done]
+            episodes = [(number, player.finish(r, policy)) for number, r in ended]
             del ready, ended  # with them goes what the router remembers: its memory stays bounded by the batch
             yield from episodes
     finally:
-        for left in running:
+        for _, left in running:
             player.engine.close(left.context)

@@ -41,11 +41,23 @@ class Hosting:
 
 
 @dataclass(frozen=True, slots=True)
+class Replay:
+    """Episode (task `index`, `seed`) once more, with `variant` at `step` whatever the router says there."""
+
+    index: int
+    seed: int
+    step: int
+    variant: str
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """What to play. `router` is a specification for `build_router`; `threshold` and `sample` override the router's own; `free`
-    lets the model write what it likes instead of choosing among the admissible commands.
+    lets the model write what it likes instead of choosing among the admissible commands; `limit` is a hard budget, in steps at
+    the highest variant an episode.
 
-    Episode (i, seed) is played for i in start .. start + count of `split` and each of `seeds`.
+    Episode (i, seed) is played for i in start .. start + count of `split` and each of `seeds`; or, where there are `replays`,
+    just these are.
     """
 
     split: str
@@ -59,9 +71,13 @@ class Job:
     label: bool = False
     free: bool = False
     max_steps: int = 30
+    limit: float | None = None
+    replays: tuple[Replay, ...] = ()
 
     def pairs(self) -> list[tuple[int, int]]:
         """All (task index, seed) in the order of the results."""
+        if self.replays:
+            return [(replay.index, replay.seed) for replay in self.replays]
         return [(i, seed) for i in range(self.start, self.start + self.count) for seed in self.seeds]
 
     def shards(self) -> list[Shard]:
@@ -77,6 +93,11 @@ class Shard:
     job: Job
     number: int
     pairs: tuple[tuple[int, int], ...]
+
+    @property
+    def replays(self) -> tuple[Replay, ...]:
+        """What is forced in this batch, one a pair; none where nothing is."""
+        return self.job.replays[self.number * SHARD : (self.number + 1) * SHARD]
 
 
 Play = Callable[[Shard], list[Episode]]

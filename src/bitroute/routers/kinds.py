@@ -14,12 +14,17 @@ from typing import Final
 
 from bitroute.errors import ConfigError
 from bitroute.plugins import load_plugin, plugin_names
+from bitroute.routers.budgeted import Budgeted
 from bitroute.routers.oracle import Oracle
 from bitroute.routers.router import Router
 from bitroute.routers.rules import Always, FirstK, Periodic, Random, Repetition
 from bitroute.routers.uncertainty import Uncertainty
 
 GROUP: Final = "bitroute.routers"
+
+
+def _unloaded(source: str, variants: Sequence[str]) -> Router:
+    raise ConfigError("a router around another one is not loaded by itself")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +39,20 @@ class Kind:
     A rule that is a `share` of steps may be written without it and is then loaded with the budget. An `offline` kind measures
     more before each step than a gateway can. `files` are the names of what a trained kind reads in a directory, router.json
     first; they tell the gateway when to read it anew.
+
+    A kind that puts another router into its own has a `wrap(argument, router)` and is written NAME:ARGUMENT:ROUTER, where
+    ROUTER is any specification; ValueError says what is wrong with the argument. Its `load` is never called.
     """
 
     name: str
     form: str  # as one writes it: "random:SHARE", "DIRECTORY"
     help: str  # what it does, one line
-    load: Callable[[str, Sequence[str]], Router]
+    load: Callable[[str, Sequence[str]], Router] = _unloaded
     trained: bool = False
     share: bool = False
     offline: bool = False
     files: tuple[str, ...] = ()
+    wrap: Callable[[str, Router], Router] | None = None
 
 
 def _always(argument: str, variants: Sequence[str]) -> Router:
@@ -111,6 +120,12 @@ _KINDS: Final = (
         form="repetition[:DWELL]",
         help="high when the newest message was seen before in the episode, and for DWELL steps after",
         load=lambda argument, variants: Repetition(variants, int(argument or 0)),
+    ),
+    Kind(
+        name="at-most",
+        form="at-most:STEPS:ROUTER",
+        help="ROUTER, any of these, with STEPS at high in an episode at most: a hard budget, enforced whatever it says",
+        wrap=lambda argument, router: Budgeted(router, float(argument)),
     ),
     Kind(
         name="uncertainty",

@@ -37,14 +37,20 @@ class Header(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a specification names: a kind, what it loads, and what the file says where it is a trained router's."""
+    """What a specification names: a kind, what it loads, and what the file says where it is a trained router's.
+
+    `inner` is the router that a wrapping kind is put around; `header` is that one's, then.
+    """
 
     kind: Kind
     text: str
     header: Header | None = None
+    inner: Source | None = None
 
     def files(self) -> tuple[Path, ...]:
         """What is read of a trained router, its calibration last (which need not exist); none for a rule."""
+        if self.inner is not None:
+            return self.inner.files()
         if self.header is None:
             return ()
         path = Path(self.text)
@@ -59,6 +65,12 @@ def find_source(spec: str, *, offline: bool = True) -> Source:
     Raises ConfigError for an unknown name, DataError for a path that is missing or holds no trained router.
     """
     kind, path = _named(spec), Path(spec)
+    if kind is not None and kind.wrap is not None:
+        argument, colon, rest = spec.partition(":")[2].partition(":")
+        if not colon:
+            raise ConfigError(f"router {spec!r}: write it as {kind.form}")
+        inner = find_source(rest, offline=offline)
+        return Source(kind, argument, inner.header, inner)
     if kind is not None and not kind.trained:
         return Source(kind, spec.partition(":")[2])
     if spec and path.exists():
@@ -102,7 +114,7 @@ def build_router(spec: str, variants: Sequence[str], model: str) -> Router:
     source = find_source(spec)
     if source.header is not None:
         header = source.header
-        refuse_others(_meta(Path(spec)), trained_for=header.model, model=model, ladder=header.variants, variants=variants)
+        refuse_others(source.files()[0], trained_for=header.model, model=model, ladder=header.variants, variants=variants)
     return load(source, variants)
 
 
@@ -113,6 +125,8 @@ def load(source: Source, variants: Sequence[str]) -> Router:
     kind = source.kind
     spec = f"{kind.name}:{source.text}" if source.text else kind.name
     try:
+        if kind.wrap is not None and source.inner is not None:
+            return kind.wrap(source.text, load(source.inner, variants))
         return kind.load(source.text, tuple(variants))
     except BitrouteError as error:
         if kind.trained:  # it names its file
@@ -142,6 +156,8 @@ def builder(variants: Sequence[str], model: str) -> Callable[[str], Router]:
 def signature(spec: str) -> Signature:
     """What changes when a file behind `spec` does, without reading it; empty for a rule and where nothing is."""
     kind, path = _named(spec), Path(spec)
+    if kind is not None and kind.wrap is not None:
+        return signature(spec.split(":", 2)[-1])
     if not spec or (kind is not None and not kind.trained) or not path.exists():
         return ()
     files = sorted(path.iterdir()) if path.is_dir() else [path, calibration_file(path)]

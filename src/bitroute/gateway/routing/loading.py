@@ -65,8 +65,9 @@ def load_router(spec: str, ladder: Sequence[str]) -> LoadedRouter:
         torch.set_num_threads(1)  # a router that brought torch: the other threads serve requests
     files = source.files()
     version = _digest(*(file.read_bytes() for file in files if file.exists())) if files else _digest(spec.encode())
-    calibration = load_calibration(Path(spec)) if files and files[-1].exists() else ()
-    return LoadedRouter(router.name, version, lambda _: router, router.thresholds is not None, calibration)
+    scores = router.thresholds is not None
+    calibration = load_calibration(Path(spec)) if scores and files and files[-1].exists() else ()
+    return LoadedRouter(router.name, version, lambda _: router, scores, calibration)
 
 
 def _match(source: Source, header: Header, ladder: Sequence[str]) -> None:
