@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,26 @@ def test_the_loss_weighs_both_classes_the_same_and_adds_the_actions(data: list[L
             for r, i in tokens
         ]
     assert both - alone == pytest.approx(0.5 * float(np.mean(losses)), rel=1e-4)
+
+
+def test_a_target_between_counts_for_both_classes_in_parts(data: list[LabelledTrajectory]) -> None:
+    network, rows, weights = make_network(), data[:4], (0.7, 1.9)
+
+    def loss(level: float) -> float:
+        soft = [replace(r, targets=[level] * len(r.divergences)) for r in rows]
+        with torch.no_grad():
+            return float(supervised_loss(network, soft, 0.5, weights, 0.0))
+
+    assert loss(0.25) == pytest.approx(0.75 * loss(0.0) + 0.25 * loss(1.0), rel=1e-5)
+
+
+def test_targets_are_learned_in_place_of_divergences(data: list[LabelledTrajectory]) -> None:
+    opposite = [replace(r, targets=[float(d < 0.5) for d in r.divergences]) for r in data]
+    network = make_network()
+    curve = train_supervised(network, opposite, opposite[:16], 0.5, QUICK, 2 / 3)
+    easy = np.concatenate([r.divergences for r in data]) < 0.5
+    assert auc(predict(network, data), easy) == 1.0
+    assert curve[-1]["captured"] == pytest.approx(1.0, abs=0.03)
 
 
 def test_predictions_do_not_depend_on_order_or_batch(data: list[LabelledTrajectory]) -> None:

@@ -53,7 +53,8 @@ def load_player(hosting: Hosting) -> Play:
             suite.environment, agent, engine, router, max_steps=job.max_steps, constrained=not job.free, label=job.label
         )
         tasks = {i: suite.task(job.split, i) for i in dict(shard.pairs)}
-        forced = [Forced(r.step, r.variant) for r in shard.replays] or [None] * len(shard.pairs)
+        forced: list[Forced | None] = [Forced(r.step, r.variant) for r in shard.replays]
+        forced = forced or [None] * len(shard.pairs)
         jobs = [(tasks[i], seed, force) for (i, seed), force in zip(shard.pairs, forced, strict=True)]
         played = dict(play_numbered(player, jobs, job.policy, batch=len(jobs)))
         return [played[number] for number in range(len(jobs))]

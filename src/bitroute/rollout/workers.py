@@ -42,12 +42,12 @@ class Hosting:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Episode (task `index`, `seed`) once more, with `variant` at `step` whatever the router says there."""
+    """Episode (task `index`, `seed`) once more, with `variant` at `step` whatever the router says there (-1: at none)."""
 
     index: int
     seed: int
-    step: int
-    variant: str
+    step: int = -1
+    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

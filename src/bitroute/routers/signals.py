@@ -57,6 +57,34 @@ class SignalsModel(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         return fitted
 
 
+def standardised(rows: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """Columns with mean 0 and deviation 1 [n, features], and the mean and scale that make them so.
+
+    A column that never changes keeps its scale, and so stays without weight.
+    """
+    x = np.asarray(rows, dtype=np.float64)
+    mean, spread = x.mean(axis=0), x.std(axis=0)
+    scale = np.where(spread > 1e-6, spread, 1.0)
+    return (x - mean) / scale, mean, scale
+
+
+def fit_logistic(x: Floats, labels: npt.ArrayLike, weights: npt.ArrayLike, ridge: float) -> Floats:
+    """Logistic regression of `labels` [n] in 0..1, each with a weight [n], on `x` [n, features]; a penalty `ridge` on the
+    squared weights. Returns the weights and, last, the bias.
+    """
+    y, share = np.asarray(labels, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+
+    def loss(theta: Floats) -> tuple[float, Floats]:
+        z = x @ theta[:-1] + theta[-1]
+        probability = 1 / (1 + np.exp(-np.clip(z, -60, 60)))
+        value = np.mean(share * (np.logaddexp(0, z) - y * z)) + ridge * theta[:-1] @ theta[:-1]
+        error = share * (probability - y) / len(y)
+        return float(value), np.append(x.T @ error + 2 * ridge * theta[:-1], error.sum())
+
+    theta: Floats = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B").x
+    return theta
+
+
 def fit_signals(
     rows: Floats,
     labels: npt.ArrayLike,
@@ -66,28 +94,19 @@ def fit_signals(
     failures: Sequence[str] = (),
     ridge: float = 1e-3,
 ) -> SignalsModel:
-    """Class-weighted logistic regression of `labels` (0 or 1) on `rows` [n, len(FEATURES)], which were computed with the
-    phrases `failures`, with an L2 penalty `ridge`.
+    """Class-weighted logistic regression of `labels` (0 to 1, a soft one counts for both classes) on `rows` [n,
+    len(FEATURES)], which were computed with the phrases `failures`, with an L2 penalty `ridge`.
 
     Raises ConfigError when the labels are all alike.
     """
     y = np.asarray(labels, dtype=np.float64)
     positives = y.sum()
-    if positives in (0, len(y)):
+    if np.ptp(y) == 0:
         raise ConfigError(f"signals: {positives:g} of {len(y)} steps are labelled sensitive; there is nothing to tell apart")
-    mean, spread = rows.mean(axis=0), rows.std(axis=0)
-    scale = np.where(spread > 1e-6, spread, 1.0)  # a feature that never changed stays without weight
-    x = (rows - mean) / scale
-    weight = np.where(y > 0, len(y) / (2 * positives), len(y) / (2 * (len(y) - positives)))
-
-    def loss(theta: Floats) -> tuple[float, Floats]:
-        z = x @ theta[:-1] + theta[-1]
-        probability = 1 / (1 + np.exp(-np.clip(z, -60, 60)))
-        value = np.mean(weight * (np.logaddexp(0, z) - y * z)) + ridge * theta[:-1] @ theta[:-1]
-        error = weight * (probability - y) / len(y)
-        return float(value), np.append(x.T @ error + 2 * ridge * theta[:-1], error.sum())
-
-    theta = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B").x
+    x, mean, scale = standardised(rows)
+    weights = (len(y) / (2 * (len(y) - positives)), len(y) / (2 * positives))
+    expected = y * weights[1] + (1 - y) * weights[0]
+    theta = fit_logistic(x, y * weights[1] / expected, expected, ridge)
     return SignalsModel(
         features=FEATURES,
         mean=tuple(mean.tolist()),

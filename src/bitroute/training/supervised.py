@@ -1,8 +1,9 @@
 """Stage 1, KL-ST: trains the encoder on steps labelled sensitive or not, by class-weighted cross entropy.
 
-A step is sensitive when KL(high || low) of its action is at least tau (arXiv 2602.02711). A small auxiliary loss, predicting
-the action that follows, teaches so small a network to read: what makes a step sensitive lies in the action that is about to be
-chosen. Knows trajectories and labels; no environment and no language model.
+A step is sensitive when KL(high || low) of its action is at least tau (arXiv 2602.02711); or it brings a target of its own, 0
+to 1, which counts for both classes (`targets`). A small auxiliary loss, predicting the action that follows, teaches so small a
+network to read: what makes a step sensitive lies in the action that is about to be chosen. Knows trajectories and labels; no
+environment and no language model.
 """
 
 from __future__ import annotations
@@ -29,10 +30,15 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class LabelledTrajectory:
-    """A trajectory and the divergence of each of its steps, in nats."""
+    """A trajectory, the divergence of each of its steps in nats, and what is learned instead of it, if anything (0..1)."""
 
     trajectory: Trajectory
     divergences: list[float]
+    targets: list[float] | None = None
+
+    def labels(self, tau: float) -> list[float]:
+        """What is learned: the targets, or whether the divergences reach `tau`."""
+        return [float(d >= tau) for d in self.divergences] if self.targets is None else self.targets
 
 
 @torch.inference_mode()
@@ -57,13 +63,13 @@ def train_supervised(
     recipe: SupervisedRecipe,
     budget: float,
 ) -> list[dict[str, float]]:
-    """Train `network` in place and keep the epoch that captures the most divergence of `holdout` at share `budget`.
+    """Train `network` in place and keep the epoch that captures the most divergence of `holdout` at share `budget`, or the most
+    of its targets where it has some.
 
-    Returns the curve: per epoch the loss, the AUC for the label and the captured share. Raises ConfigError when no step, or
-    every step, reaches `tau`.
+    Returns the curve: per epoch the loss, the AUC for the label (a target of at least one half) and the captured share. Raises
+    ConfigError when no step, or every step, reaches `tau`.
     """
-    every = np.concatenate([r.divergences for r in train])
-    positives = float((every >= tau).mean())
+    positives = float(np.mean([label for r in train for label in r.labels(tau)]))
     if positives in (0.0, 1.0):
         raise ConfigError(
             f"tau {tau:g}: {positives:.0%} of the labelled steps reach it; choose it within the range of divergences"
@@ -72,7 +78,8 @@ def train_supervised(
     network.standardise([row for r in train for row in r.trajectory.features])
     generator = np.random.default_rng(recipe.seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
-    held = np.concatenate([r.divergences for r in holdout])
+    held = np.concatenate([r.divergences if r.targets is None else r.targets for r in holdout])
+    positive = np.concatenate([r.labels(tau) for r in holdout]) >= 0.5
     batches = list(range(0, len(train), recipe.batch))
     total = recipe.epochs * len(batches)
     best, best_state = -1.0, copy.deepcopy(network.state_dict())
@@ -99,7 +106,7 @@ def train_supervised(
             row = {
                 "epoch": epoch + 1,
                 "loss": float(np.mean(losses)),
-                "auc": auc(scores, held >= tau),
+                "auc": auc(scores, positive),
                 "captured": captured(scores, held, budget),
             }
             curve.append(row)
@@ -125,11 +132,13 @@ def supervised_loss(
     class_weights: tuple[float, float],
     auxiliary: float,
 ) -> Tensor:
-    """Class-weighted binary cross entropy over all steps, plus `auxiliary` times the cross entropy of the actions' tokens."""
+    """Class-weighted binary cross entropy over all steps (a target between counts for both classes, in parts), plus `auxiliary`
+    times the cross entropy of the actions' tokens.
+    """
     logits, hidden = trajectory_logits(network, [r.trajectory for r in rows])
-    labels = torch.tensor([d >= tau for r in rows for d in r.divergences], dtype=torch.float32, device=network.device)
-    weights = torch.where(labels > 0, class_weights[1], class_weights[0])
-    loss = F.binary_cross_entropy_with_logits(logits, labels, weight=weights)
+    labels = torch.tensor([label for r in rows for label in r.labels(tau)], device=network.device)
+    negative, positive = class_weights
+    loss = -(positive * labels * F.logsigmoid(logits) + negative * (1 - labels) * F.logsigmoid(-logits)).mean()
     if auxiliary:
         tokens = pad([r.trajectory.tokens for r in rows], network.device)
         index = torch.tensor([(row, at) for row, r in enumerate(rows) for at in r.trajectory.actions], device=network.device)
