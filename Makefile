@@ -46,6 +46,7 @@ bench: install-dev
 	$(BIN)/python benchmarks/alfworld_speed.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/quantization.py alfworld-agent
+	$(BIN)/python benchmarks/widths.py
 	$(BIN)/python benchmarks/alfworld.py
 
 # Pins every package of every extra, for all platforms. What is pinned stays where it may; FLAGS=--upgrade takes the newest.

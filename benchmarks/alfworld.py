@@ -1,7 +1,7 @@
-"""The full-size ALFWorld benchmark: which widths lose how much, then the whole method, then what single choices are worth.
+"""The full-size ALFWorld benchmark: the whole method, then what single choices are worth. widths.py chooses the low variant.
 
     python benchmarks/alfworld.py --out runs/benchmark             # everything; hours on two cores, resumable
-    python benchmarks/alfworld.py --out runs/benchmark --only widths
+    python benchmarks/alfworld.py --out runs/benchmark --only credit
 
 Every part prints its table with n, seeds and machine; files stay in --out. Official games are played when $ALFWORLD_DATA is
 set.
@@ -24,64 +24,25 @@ from tqdm import tqdm
 from bitroute.engines.caching import CachingEngine
 from bitroute.engines.registry import load_engine, make_variants
 from bitroute.engines.sensitivity import exact_divergence
-from bitroute.engines.spec import EngineSpec
 from bitroute.envs.alfworld.suite import OFFICIAL, AlfworldSuite
 from bitroute.envs.models import find_model
 from bitroute.errors import BitrouteError
-from bitroute.evaluation.statistics import Floats, bootstrap_difference, bootstrap_mean, mcnemar
+from bitroute.evaluation.statistics import bootstrap_difference, mcnemar
 from bitroute.evaluation.tables import summary_table
 from bitroute.experiment.config import ExperimentConfig
 from bitroute.experiment.experiment import experiment, spec_of
 from bitroute.experiment.method import run_method
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.rollout.branches import branches, summarise_branches
-from bitroute.rollout.host import calibration_batches, load_player
+from bitroute.rollout.host import calibration_batches
 from bitroute.rollout.player import Player, play
-from bitroute.rollout.workers import Hosting, Job, workers
 from bitroute.routers.encoder.router import load_encoder
 from bitroute.store.files import write_atomic
-from bitroute.store.runs import RunDirectory, processor
+from bitroute.store.runs import processor
 from bitroute.store.traces import read_traces
 from bitroute.training.calibration import realised_share
 
 SUITE = AlfworldSuite()
-SCHEMES = (
-    "w8g64-rtn",
-    "w4g64-rtn",
-    "w4g64-gptq",
-    "w3g64-rtn",
-    "w3g64-gptq",
-    "w2g32-rtn",
-    "w2g64-rtn",
-    "w2g128-rtn",
-    "w2g32-gptq",
-    "w2g64-gptq",
-)
-
-
-def widths(model: Path, out: Path, tasks: int) -> None:
-    """Success of every width alone on `validation`: the choice of the low variant, made before any routing."""
-    outcomes: dict[str, Floats] = {}
-    print(f"Widths alone on {tasks} tasks of validation, {processor()}; 95 % paired-bootstrap intervals, McNemar exact")
-    all_of_them = EngineSpec(model=model, schemes=SCHEMES, variants=out / "variants", device="cpu", dtype="float32")
-    high = all_of_them.high
-    for scheme in (high, *SCHEMES):
-        low = SCHEMES[0] if scheme == high else scheme
-        spec = replace(all_of_them, schemes=(low,))
-        make_variants(spec, lambda: calibration_batches(SUITE, model))
-        hosting = Hosting(SUITE.name, None, spec)
-        job = Job("validation", tasks, f"always:{'high' if scheme == high else low}", scheme)
-        with workers(load_player, hosting) as pool:
-            episodes = pool.record(job, out / "widths" / f"{scheme}.jsonl", scheme)
-        outcomes[scheme] = np.array([float(e.success) for e in episodes])
-        success = bootstrap_mean(outcomes[scheme])
-        loss = bootstrap_difference(outcomes[high], outcomes[scheme])
-        test = mcnemar(outcomes[high] > 0, outcomes[scheme] > 0)
-        print(
-            f"{scheme:12} success {success.value:6.1%} [{success.low:.1%}, {success.high:.1%}]   "
-            f"loses {loss.value:+6.1%} [{loss.low:+.1%}, {loss.high:+.1%}]   p {test.p:.2g}",
-            flush=True,
-        )
 
 
 def method(config: ExperimentConfig, out: Path) -> None:
@@ -191,21 +152,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--model", type=find_model, default="alfworld-agent")
     parser.add_argument("--config", type=Path, help="JSON file instead of the full-size defaults")
-    parser.add_argument("--only", choices=("widths", "method", "credit", "choices"))
+    parser.add_argument("--only", choices=("method", "credit", "choices"))
     parser.add_argument(
         "--tasks",
         type=int,
         default=400,
-        help="tasks of the parts widths (validation), credit (router-train) and choices (unseen)",
+        help="tasks of the parts credit (router-train) and choices (unseen)",
     )
     args = parser.parse_args()
     config = ExperimentConfig.load(args.config) if args.config else ExperimentConfig(model=args.model)
     if os.environ.get("ALFWORLD_DATA") and not args.config:
         config = config.model_copy(update={"splits": config.splits | {OFFICIAL + "valid_seen": 140}})
     try:
-        if args.only in (None, "widths"):
-            with RunDirectory(args.out / "widths", {"model": str(args.model), "tasks": args.tasks, "schemes": list(SCHEMES)}):
-                widths(args.model, args.out, args.tasks)
         if args.only in (None, "method"):
             method(config, args.out / "method")
         if args.only in (None, "credit"):
