@@ -1,4 +1,4 @@
-"""Compares the native ALFWorld engine with the official one, frame by frame: text, admissible commands in order, reward, done.
+"""Compares the native ALFWorld engine with the official one, frame by frame: text, admissible commands in order, won, done.
 
 Needs the official games ($ALFWORLD_DATA or --data) and the extra: pip install 'bitroute[alfworld]'. The full run takes hours:
     python benchmarks/alfworld_differential.py
@@ -29,7 +29,7 @@ from bitroute.envs.alfworld.simulator.load import find_games, load_task
 def difference(theirs: Frame, ours: Frame) -> dict[str, object]:
     """The fields that differ, theirs and ours."""
     found: dict[str, object] = {}
-    for field in ("text", "reward", "done"):
+    for field in ("text", "won", "done"):
         if getattr(theirs, field) != getattr(ours, field):
             found[field] = [getattr(theirs, field), getattr(ours, field)]
     if theirs.admissible != ours.admissible:
@@ -77,7 +77,7 @@ def main() -> int:
                 chooser = wandering(Random(arguments.seed * 1_000_003 + number), arguments.steps, winning=plan)
             for theirs, ours in compare(play_both(official, task, chooser), native, task):
                 frames += 1
-                won += int(theirs.reward)
+                won += int(theirs.won)
                 if found := difference(theirs, ours):
                     wrong += 1
                     tqdm.write(json.dumps({"game": task.id, "frame": frames, "command": theirs.command, **found}))

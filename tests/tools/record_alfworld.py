@@ -53,7 +53,7 @@ def record(engine: OfficialAlfworldEnvironment, task: AlfworldTask, steps: int, 
             None if frame.command is None else number(frame.command),
             number(frame.text),
             [number(command) for command in frame.admissible],
-            frame.reward,
+            float(frame.won),
             frame.done,
         ]
         for frame in play_both(engine, task, choose)

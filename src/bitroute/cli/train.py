@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -34,7 +35,12 @@ def train_root(context: typer.Context) -> None:
 
 
 @train.command(
-    "lm", epilog=examples("bitroute train lm --tokens 1e6", "bitroute train lm --network router --out runs/backbone")
+    "lm",
+    epilog=examples(
+        "bitroute train lm --tokens 1e6",
+        "bitroute train lm --network router --out runs/backbone",
+        "bitroute train lm --suite alfworld-3 --from alfworld-agent --max-length 2048",
+    ),
 )
 def train_lm(
     out: Out = Path("runs/lm"),
@@ -48,22 +54,37 @@ def train_lm(
         typer.Option(help="Where the tokenizer is: a bundled model's name, or a directory. By default the suite's."),
     ] = None,
     network: Annotated[
-        Literal["agent", "router"],
-        typer.Option(help="agent: the reference agent's 3.3 M network; router: the 0.3 M one that encoders start from."),
-    ] = "agent",
+        Literal["agent", "router"] | None,
+        typer.Option(
+            help="agent: the reference agent's 3.3 M network; router: the 0.3 M one that encoders start from. By default agent."
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Start from the weights and with the tokenizer of this model: a bundled one, or a directory."
+        ),
+    ] = None,
+    max_length: Annotated[
+        int, typer.Option(min=64, help="Tokens of an episode that are learned from; its model plays four times as many.")
+    ] = 1024,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; its own choice by default.")] = None,
     device: Device = None,
     published: Annotated[bool, typer.Option("--published", help="Mix in the training tasks of the suite's publisher.")] = False,
     data: Data = None,
 ) -> None:
-    """Train the agent's language model, or the router's backbone, from scratch.
+    """Train the agent's language model, or the router's backbone, from scratch or from another model's weights.
 
     It learns from expert episodes, as the suite demonstrates them. A stopped training goes on.
     """
     chosen = load_suite(suite, data)
-    reader = find_model(tokenizer or chosen.defaults.model, chosen)
+    if start is not None and (network or tokenizer):
+        raise ConfigError("--from takes network and tokenizer with the weights: leave --network and --tokenizer out")
+    reader = find_model(start or tokenizer or chosen.defaults.model, chosen)
     from bitroute.envs.suite import demonstrating  # noqa: PLC0415
+    from bitroute.nn.checkpoint import Weights, read_config  # noqa: PLC0415
     from bitroute.nn.device import pick_device  # noqa: PLC0415
+    from bitroute.nn.fingerprint import fingerprint  # noqa: PLC0415
     from bitroute.nn.tokenizer import Tokenizer  # noqa: PLC0415
     from bitroute.routers.encoder.network import encoder_config  # noqa: PLC0415
     from bitroute.store.files import write_atomic  # noqa: PLC0415
@@ -75,17 +96,25 @@ def train_lm(
     place = pick_device(device or "auto")
     words = Tokenizer.load(reader)
     source = demonstrating(chosen).demonstrations(chosen.agent(words), seed=seed, published=published)
-    recipe = language_model.LanguageModelRecipe(tokens=int(tokens), seed=seed)
+    weights = Weights(reader) if start is not None else None
+    recipe = language_model.LanguageModelRecipe(
+        tokens=int(tokens), max_length=max_length, seed=seed, start=fingerprint(weights) if weights is not None else None
+    )
     if not (out / "provenance.json").exists():
         words.save(out)
         write_atomic(out / "provenance.json", json.dumps(provenance(), indent=2) + "\n")
-    vocabulary = max(language_model.VOCABULARY, words.vocab_size)
-    shape = language_model.agent_config(vocabulary) if network == "agent" else encoder_config(vocabulary)
+    if start is not None:
+        shape = read_config(reader)
+    else:
+        vocabulary = max(language_model.VOCABULARY, words.vocab_size)
+        shape = encoder_config(vocabulary) if network == "router" else language_model.agent_config(vocabulary)
+    # Playing is longer than showing: an episode that fails lasts to the suite's last step.
+    shape = replace(shape, max_position_embeddings=max(shape.max_position_embeddings, 4 * max_length))
     language_model.train_language_model(
-        shape, recipe, source, out, end_token=words.end, pad_token=words.pad, device=place, threads=threads
+        shape, recipe, source, out, end_token=words.end, pad_token=words.pad, start=weights, device=place, threads=threads
     )
     command = f"bitroute play --model {out}" + (f" --suite {suite}" if suite != DEFAULT else "")
-    typer.echo(f"the model is in {out}" + (f"; next: {command}" if network == "agent" else ""))
+    typer.echo(f"the model is in {out}" + (f"; next: {command}" if network != "router" else ""))
 
 
 @train.command(

@@ -16,7 +16,11 @@ from bitroute.plugins import load_plugin, plugin_names
 
 GROUP: Final = "bitroute.suites"
 
-BUILT_IN: Final = {"alfworld": "bitroute.envs.alfworld.suite:AlfworldSuite"}
+BUILT_IN: Final = {
+    "alfworld": "bitroute.envs.alfworld.suite:AlfworldSuite",
+    "alfworld-2": "bitroute.envs.alfworld.suite:two_goals",
+    "alfworld-3": "bitroute.envs.alfworld.suite:three_goals",
+}
 DEFAULT: Final = next(iter(BUILT_IN))
 
 Make = Callable[[Path | None], Suite]

@@ -1,4 +1,5 @@
-"""Trains a small decoder from scratch on token sequences with a weight per token. Purely token ids: no text, no environment.
+"""Trains a small decoder on token sequences with a weight per token, from scratch or from given weights. Purely token ids: no
+text, no environment.
 
 The recipe is nanochat-sized: Muon for the matrices of the blocks, AdamW for the rest, bfloat16 autocast, a constant learning
 rate with a linear warm-up and a linear cool-down. Sequences come from a random-access source, so that a run that was killed
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -59,6 +60,7 @@ class LanguageModelRecipe:
     cooldown: float = 0.4
     pool: int = 96  # sequences sorted by length at a time: less padding, and the grain of a checkpoint
     seed: int = 0
+    start: str | None = None  # fingerprint of the weights that it starts from, None for random ones
 
     def rate(self, done: int) -> float:
         """The learning rate's factor after `done` training tokens."""
@@ -118,22 +120,31 @@ def train_language_model(
     *,
     end_token: int,
     pad_token: int,
+    start: Mapping[str, Tensor] | None = None,
     checkpoint_every: float = 120.0,
     device: torch.device | None = None,
     threads: int | None = None,
 ) -> Decoder:
     """Train on source(0), source(1), ... into `directory`; continue there when it holds a checkpoint.
 
+    `start` are the weights that `recipe.start` names, by the network's names; without them they are drawn at random.
     `checkpoint_every` is in seconds; `device` is the processor by default, and `threads` is torch's own choice. The curve
     (tokens, loss, rate) goes to `curve.jsonl`, a line every 20 steps. A run that was killed and continued gives the weights of
-    one that was not, bit for bit. Raises ConfigError when `directory` holds a run of another recipe or network, or when the
-    loss is no number any more; DataError when the checkpoint is damaged, the disk refuses, or nothing can be learned.
+    one that was not, bit for bit. Raises ConfigError when `directory` holds a run of another recipe or network, when the loss
+    is no number any more, or when `start` does not fit the network; DataError when the checkpoint is damaged, the disk refuses,
+    or nothing can be learned.
     """
     if threads:
         torch.set_num_threads(threads)
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    run = LanguageModelTraining(directory, recipe, Decoder(config).to(device), end_token, pad_token)
+    model = Decoder(config)
+    if start is not None:
+        try:
+            model.load_state_dict(start)
+        except RuntimeError as error:
+            raise ConfigError(f"the weights to start from do not fit: {str(error).splitlines()[-1].strip()}") from error
+    run = LanguageModelTraining(directory, recipe, model.to(device), end_token, pad_token)
     run.restore()
     run.model.train()
     saved = time.monotonic()

@@ -72,7 +72,7 @@ def test_tasks_come_from_lm_train_and_the_official_games_in_their_share(
 
     generated = splits.task("lm-train", 0)
     monkeypatch.setattr(corpus, "demonstrate", note)
-    monkeypatch.setattr(splits, "task", lambda name, index: generated if name == "lm-train" else None)
+    monkeypatch.setattr(splits, "task", lambda name, index, goals: generated if (name, goals) == ("lm-train", 1) else None)
     official = [AlfworldTask(f"official-{i}", "", "train", generated.game) for i in range(5)]
     source = expert_source(agent, 0, official)
     for index in range(2000):

@@ -37,12 +37,21 @@ def weigh(agent: Agent, demonstration: Demonstration) -> WeightedSequence:
     return WeightedSequence(tokens, weights)
 
 
-def expert_source(agent: Agent, seed: int, official: Sequence[AlfworldTask] = ()) -> Callable[[int], WeightedSequence]:
-    """Endless noisy expert episodes: fresh tasks of `lm-train`, and every now and then one of the `official` training games."""
+def expert_source(
+    agent: Agent, seed: int, official: Sequence[AlfworldTask] = (), goals: int = 1
+) -> Callable[[int], WeightedSequence]:
+    """Endless noisy expert episodes: fresh tasks of `lm-train`, and every now and then one of the `official` training games.
+
+    Tasks have one to `goals` goals, n of them with a probability in proportion to 1 / n, so that each number gets about as many
+    tokens; the `official` games, which have one, stand among those of one goal.
+    """
+    numbers = range(1, goals + 1)
 
     def sequence(index: int) -> WeightedSequence:
         chance = random.Random(f"{seed}|{index}")
-        task = chance.choice(official) if official and chance.random() < PUBLISHED_SHARE else splits.task("lm-train", index)
+        number = chance.choices(numbers, [1 / n for n in numbers])[0] if goals > 1 else 1
+        published = official and number == 1 and chance.random() < PUBLISHED_SHARE
+        task = chance.choice(official) if published else splits.task("lm-train", index, number)
         return weigh(agent, demonstrate(task, seed=index, noise=chance.uniform(*NOISE)))
 
     return sequence

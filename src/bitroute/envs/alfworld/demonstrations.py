@@ -16,7 +16,7 @@ from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
 from bitroute.envs.alfworld.simulator.game import AlfworldTask, Game
 from bitroute.episode import Observation
 
-STEP_LIMIT: Final = 50
+STEP_LIMIT: Final = 50  # a goal
 
 # What a stranger at the controls would do, and how often: mostly plausible detours, now and then anything at all.
 _STRAY: Final = (
@@ -47,8 +47,9 @@ class Demonstration:
         return tuple(action != label for action, label in zip(self.actions, self.labels, strict=True))
 
 
-def demonstrate(task: AlfworldTask, seed: int, noise: float, limit: int = STEP_LIMIT) -> Demonstration:
-    """The expert's episode of at most `limit` steps, in which a random admissible action is played with probability `noise`.
+def demonstrate(task: AlfworldTask, seed: int, noise: float, limit: int | None = None) -> Demonstration:
+    """The expert's episode of at most `limit` steps (by default `STEP_LIMIT` a goal), in which a random admissible action is
+    played with probability `noise`.
 
     The same arguments give the same episode. Raises ValueError for a probability outside 0..1.
     """
@@ -56,9 +57,10 @@ def demonstrate(task: AlfworldTask, seed: int, noise: float, limit: int = STEP_L
         raise ValueError(f"noise {noise} is not a probability")
     chance = random.Random(f"{task.id}|{seed}")
     storable = _storable(task.game)
+    most = STEP_LIMIT * len(task.game.goals) if limit is None else limit
 
     def choose(step: int, observation: Observation, label: str) -> str | None:
-        if step == limit:
+        if step == most:
             return None
         return label if chance.random() >= noise else _stray(chance, observation.admissible, storable)
 

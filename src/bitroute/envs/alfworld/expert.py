@@ -7,7 +7,8 @@ because a small model shall learn them by imitation:
   order of the opening's list; what was looked at is skipped, what is closed is opened;
 - a target in sight is taken; else the one seen last is fetched; else exploring goes on;
 - a held target is treated, then put on the first listed place of the goal's type (of two, the second: where the first lies);
-- a held object of another type is put down here if possible, else where it came from.
+- a held object of another type is put down here if possible, else where it came from;
+- of several goals the first that is not known to be reached is worked on, in the order of the task sentence.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from math import sqrt
 from typing import Final
 
 from bitroute.envs.alfworld.simulator.game import TaskKind
-from bitroute.envs.alfworld.simulator.goal import goal_sentence, read_goal
+from bitroute.envs.alfworld.simulator.goal import SpokenGoal, goal_sentence, read_goals
 from bitroute.envs.alfworld.simulator.rooms import ALWAYS_OPENABLE, FURNITURE, OFTEN_OPENABLE
 from bitroute.envs.alfworld.simulator.stock import STOCK
 from bitroute.episode import Observation
@@ -34,7 +35,7 @@ _CARRIED = re.compile(r"You are carrying: a (\w+ \d+)\.")
 
 _VERBS: Final = {TaskKind.CLEAN: "clean", TaskKind.HEAT: "heat", TaskKind.COOL: "cool"}
 _APPLIANCES: Final = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
-_UNDONE_BY: Final = {"heat": "cool", "cool": "heat"}
+_UNDOES: Final = {"heat": "cool", "cool": "heat"}
 
 
 class Expert:
@@ -44,21 +45,17 @@ class Expert:
     """
 
     def __init__(self, opening: Observation) -> None:
-        """Read the room and the goal. Raises DataError for a task sentence of no official template."""
-        goal = read_goal(opening.text)
-        if goal is None:
+        """Read the room and the goals. Raises DataError for a task sentence of no official template."""
+        self._goals = read_goals(opening.text)
+        if not self._goals:
             raise DataError(f"task sentence {goal_sentence(opening.text)!r}: follows none of ALFWorld's templates")
-        self._goal = goal
         room = opening.text.partition("you see ")[2].partition("\n")[0]
         self._receptacles: list[str] = _LISTED.findall(room)
-        self._parents = [name for name in self._receptacles if kind_of(name) == goal.parent]
-        self._verb = _VERBS.get(goal.kind)
         self._contents: dict[str, list[str]] = {}  # of the receptacles that were looked into, the last seen at the end
         self._held: str | None = None
         self._origin: str | None = None  # where the held object was
         self._refused: set[str] = set()  # types of places that did not take it
-        self._treated: set[str] = set()
-        self._route = self._order(goal.target)
+        self._treated: dict[str, set[str]] = {verb: set() for verb in _APPLIANCES}  # by verb: what was treated and still is
 
     def observe(self, action: str, observation: Observation) -> None:
         """Learn from what `action` was answered with; only the answer counts, so any player's action will do."""
@@ -78,34 +75,49 @@ class Expert:
             self._held = None
             self._contents.setdefault(moved[2], []).append(moved[1])
         elif treated := _TREATED.match(text):
-            if treated[1] == self._verb:
-                self._treated.add(treated[2])
-            elif _UNDONE_BY.get(treated[1]) == self._verb:
-                self._treated.discard(treated[2])
+            self._treated[treated[1]].add(treated[2])
+            if undone := _UNDOES.get(treated[1]):
+                self._treated[undone].discard(treated[2])
         elif carried := _CARRIED.match(text):
             self._held = carried[1]
 
     def act(self, observation: Observation) -> str:
         """The choice in the current state: always one of `observation.admissible`."""
         commands = frozenset(observation.admissible)
+        goal = next((goal for goal in self._goals if not self._reached(goal)), self._goals[-1])
         if self._held is None:
-            return self._fetch(commands)
-        if kind_of(self._held) != self._goal.target:
-            return self._put_down(self._held, commands)
-        if self._verb and self._held not in self._treated:
-            return self._treat(self._verb, self._held, commands)
-        if self._goal.kind is TaskKind.LOOK:
-            return self._switch_on(commands)
-        return self._place(self._held, commands)
+            return self._fetch(goal, commands)
+        if kind_of(self._held) != goal.target:
+            return self._put_down(goal, self._held, commands)
+        verb = _VERBS.get(goal.kind)
+        if verb and self._held not in self._treated[verb]:
+            return self._treat(goal, verb, self._held, commands)
+        if goal.kind is TaskKind.LOOK:
+            return self._switch_on(goal, commands)
+        return self._place(goal, self._held, commands)
 
-    def _fetch(self, commands: frozenset[str]) -> str:
+    def _reached(self, goal: SpokenGoal) -> bool:
+        """Whether what was read says that the goal holds; what is looked at comes last and never counts as done."""
+        verb = _VERBS.get(goal.kind)
+        for name in self._parents(goal):
+            there = [thing for thing in self._contents.get(name, ()) if kind_of(thing) == goal.target]
+            if verb:
+                there = [thing for thing in there if thing in self._treated[verb]]
+            if len(there) >= (2 if goal.kind is TaskKind.TWO else 1):
+                return True
+        return False
+
+    def _parents(self, goal: SpokenGoal) -> list[str]:
+        return [name for name in self._receptacles if kind_of(name) == goal.parent]
+
+    def _fetch(self, goal: SpokenGoal, commands: frozenset[str]) -> str:
         """Take a target in sight, else go to where one was seen last, else explore."""
-        finished = self._destination() if self._goal.kind is TaskKind.TWO else None
+        finished = self._destination(goal) if goal.kind is TaskKind.TWO else None
         known = [
             (name, thing)
             for name in reversed(self._contents)
             for thing in self._contents[name]
-            if kind_of(thing) == self._goal.target and name != finished
+            if kind_of(thing) == goal.target and name != finished
         ]
         for name, thing in known:
             if (take := f"take {thing} from {name}") in commands:
@@ -113,17 +125,17 @@ class Expert:
         for name, _ in known:
             if not _is_here(name, commands) or f"open {name}" in commands:
                 return _approach(name, commands)
-        return self._explore(self._route, commands)
+        return self._explore(self._order(goal), commands)
 
-    def _treat(self, verb: str, held: str, commands: frozenset[str]) -> str:
+    def _treat(self, goal: SpokenGoal, verb: str, held: str, commands: frozenset[str]) -> str:
         appliances = [name for name in self._receptacles if kind_of(name) == _APPLIANCES[verb]]
         for name in appliances:
             if (treat := f"{verb} {held} with {name}") in commands:
                 return treat
-        return _approach(appliances[0], commands) if appliances else self._explore(self._route, commands)
+        return _approach(appliances[0], commands) if appliances else self._explore(self._order(goal), commands)
 
-    def _switch_on(self, commands: frozenset[str]) -> str:
-        lamp = self._goal.lamp or ""
+    def _switch_on(self, goal: SpokenGoal, commands: frozenset[str]) -> str:
+        lamp = goal.lamp or ""
         known = [(name, thing) for name in reversed(self._contents) for thing in self._contents[name] if kind_of(thing) == lamp]
         for _, thing in known:
             if (use := f"use {thing}") in commands:
@@ -131,31 +143,32 @@ class Expert:
         for name, _ in known:
             if not _is_here(name, commands):
                 return _approach(name, commands)
-        return self._explore(self._order(lamp), commands)
+        return self._explore(self._order(goal, lamp), commands)
 
-    def _place(self, held: str, commands: frozenset[str]) -> str:
-        destination = self._destination()
+    def _place(self, goal: SpokenGoal, held: str, commands: frozenset[str]) -> str:
+        destination = self._destination(goal)
         if destination is None:
-            return self._explore(self._route, commands)
+            return self._explore(self._order(goal), commands)
         if (move := f"move {held} to {destination}") in commands:
             return move
         return _approach(destination, commands)
 
-    def _destination(self) -> str | None:
+    def _destination(self, goal: SpokenGoal) -> str | None:
         """The place for the target: in a goal of two the place of the goal's type that holds one already, else the first."""
-        if self._goal.kind is TaskKind.TWO:
-            for name in self._parents:
-                if any(kind_of(thing) == self._goal.target for thing in self._contents.get(name, ())):
+        parents = self._parents(goal)
+        if goal.kind is TaskKind.TWO:
+            for name in parents:
+                if any(kind_of(thing) == goal.target for thing in self._contents.get(name, ())):
                     return name
-        return self._parents[0] if self._parents else None
+        return parents[0] if parents else None
 
-    def _put_down(self, held: str, commands: frozenset[str]) -> str:
+    def _put_down(self, goal: SpokenGoal, held: str, commands: frozenset[str]) -> str:
         """Here if possible; else where it came from; else wherever such things lie, one type of place after the other."""
         for name in self._receptacles:
             if (move := f"move {held} to {name}") in commands:
                 return move
         first = [self._origin] if self._origin else []
-        for name in (*first, *self._order(kind_of(held))):
+        for name in (*first, *self._order(goal, kind_of(held))):
             if kind_of(name) not in self._refused:
                 return _approach(name, commands)
         return "look"  # no place takes it: the episode is lost
@@ -170,10 +183,11 @@ class Expert:
                 return _approach(name, commands)
         return "look"
 
-    def _order(self, sought: str) -> list[str]:
-        """The room's receptacles, likely places of the sought type first; last the goal's own, if a target there is no help."""
-        rank = {name: number for number, name in enumerate(likely_places(sought))}
-        last = self._goal.parent if self._goal.kind in (TaskKind.PLACE, TaskKind.TWO) else None
+    def _order(self, goal: SpokenGoal, sought: str | None = None) -> list[str]:
+        """The room's receptacles, likely places of the sought type (the goal's target unless another is given) first; last the
+        goal's own, if a target there is no help."""
+        last = goal.parent if goal.kind in (TaskKind.PLACE, TaskKind.TWO) else None
+        rank = {name: number for number, name in enumerate(likely_places(sought or goal.target))}
         return sorted(
             self._receptacles, key=lambda name: (kind_of(name) == last, rank.get(kind_of(name), len(rank)), kind_of(name))
         )

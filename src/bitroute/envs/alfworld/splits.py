@@ -6,6 +6,8 @@ Task `i` of a split is the same game forever. Splits never share a game, by cons
   same furniture and stock never stand in two splits. `seen` alone has the rooms of `lm-train`;
 - `seen` and `lm-train` share out the games of these rooms by the hash of the game's substance.
 
+The same holds for games of several goals: more splits of the same names, in the same rooms.
+
 Kinds of tasks take turns, so that every prefix of a split is balanced; within a kind the rooms come in the published
 games' proportions.
 """
@@ -77,30 +79,43 @@ SPLITS: Mapping[str, Split] = {
 }
 
 
-def task(name: str, index: int) -> AlfworldTask:
-    """Task `index` (from 0) of a split. Raises ConfigError for a split that does not exist or a negative index."""
+def task(name: str, index: int, goals: int = 1) -> AlfworldTask:
+    """Task `index` (from 0) of a split, with that many goals. The last one has the kind whose turn it is, the kinds of the
+    others are drawn among those that its room can host. Raises ConfigError for a split that does not exist, a negative index,
+    or no goal.
+    """
     found = _split(name)
     if index < 0:
         raise ConfigError(f"task index of split {name} must not be negative, it is {index}")
+    if goals < 1:
+        raise ConfigError(f"a game has at least one goal, not {goals}")
     kind = KINDS[index % len(KINDS)]
-    rng = random.Random(f"task {name} {index}")
+    several = f" {goals} goals" if goals > 1 else ""
+    rng = random.Random(f"task {name} {index}{several}")
     for attempt in range(_MAX_TRIES):
         room = _draw_room(rng, found, kind)
-        game = generate_game(room, (index * _MAX_TRIES + attempt) * len(SPLITS) + found.number, kind)
+        movable = [each for each in room.goals if each is not TaskKind.LOOK]
+        earlier = [rng.choice(movable) for _ in range(goals - 1)]
+        seed = (index * _MAX_TRIES + attempt) * len(SPLITS) + found.number
+        try:
+            game = generate_game(room, seed, kind, earlier)
+        except ValueError:  # its targets do not suffice: the next room's may
+            continue
         if found.takes(game_hash(game)):
-            return AlfworldTask(id=f"{name}-{index}", kind=kind.value, split=name, game=game)
+            number = f"{goals}x{index}" if goals > 1 else str(index)
+            return AlfworldTask(id=f"{name}-{number}", kind=kind.value, split=name, game=game)
     raise AssertionError(f"no game for task {index} of {name}")
 
 
-def tasks(name: str, start: int = 0) -> Iterator[AlfworldTask]:
+def tasks(name: str, start: int = 0, goals: int = 1) -> Iterator[AlfworldTask]:
     """The tasks of a split from `start` on, without end. Raises ConfigError for a split that does not exist."""
     _split(name)
-    return (task(name, index) for index in count(start))
+    return (task(name, index, goals) for index in count(start))
 
 
-def split(name: str, size: int, start: int = 0) -> list[AlfworldTask]:
+def split(name: str, size: int, start: int = 0, goals: int = 1) -> list[AlfworldTask]:
     """`size` tasks of a split from `start` on. Raises ConfigError for a split that does not exist."""
-    return [task(name, index) for index in range(start, start + size)]
+    return [task(name, index, goals) for index in range(start, start + size)]
 
 
 @lru_cache(maxsize=1 << 14)

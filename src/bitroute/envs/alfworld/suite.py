@@ -28,11 +28,15 @@ OFFICIAL: Final = "official-"  # "official-valid_seen": the publisher's split of
 CALIBRATION_NOISE: Final = 0.15  # probability of a stray action in the episodes that quantisers see
 
 
-class AlfworldSuite:
-    """ALFWorld. `data` is the directory that holds `json_2.1.1`; None stands for $ALFWORLD_DATA."""
+STEPS: Final = 30  # that a task has for each of its goals
 
-    name = "alfworld"
-    title = "ALFWorld"
+
+class AlfworldSuite:
+    """ALFWorld. `data` is the directory that holds `json_2.1.1`; None stands for $ALFWORLD_DATA.
+
+    With `goals` above one, each task asks for so many goals in one household. The publisher has no such games.
+    """
+
     splits: Mapping[str, Role] = MappingProxyType(
         {
             "lm-train": Role.LM,
@@ -44,24 +48,29 @@ class AlfworldSuite:
     )
     failures: tuple[str, ...] = ("nothing happens",)
     models: Path | None = Path(__file__).parent / "models"
-    defaults = SuiteDefaults(
-        model=Path("alfworld-agent"),
-        backbone=Path("alfworld-router"),
-        router=Path("alfworld-router-trained"),
-        low="w2g128-rtn",
-        max_steps=30,
-    )
 
-    def __init__(self, data: Path | None = None) -> None:
-        self.data = data
+    def __init__(self, data: Path | None = None, goals: int = 1) -> None:
+        if goals < 1:
+            raise ConfigError(f"a task of ALFWorld has at least one goal, not {goals}")
+        self.data, self.goals = data, goals
+        several = goals > 1
+        self.name = f"alfworld-{goals}" if several else "alfworld"
+        self.title = f"ALFWorld, {goals} goals" if several else "ALFWorld"
+        self.defaults = SuiteDefaults(
+            model=Path("alfworld-agent-goals" if several else "alfworld-agent"),
+            backbone=Path("alfworld-router"),
+            router=None if several else Path("alfworld-router-trained"),
+            low="w2g128-rtn",
+            max_steps=STEPS * goals,
+        )
         self._games = lru_cache(maxsize=4)(lambda name: find_games(data, name))
 
     def check(self, split: str) -> None:
         """As the contract says; a published split is any name behind `OFFICIAL`."""
-        if split not in self.splits and not split.startswith(OFFICIAL):
-            raise ConfigError(
-                f"unknown split {split!r}; want {', '.join(self.splits)} or {OFFICIAL}NAME, e.g. {OFFICIAL}valid_seen"
-            )
+        if split in self.splits or (self.goals == 1 and split.startswith(OFFICIAL)):
+            return
+        published = f" or {OFFICIAL}NAME, e.g. {OFFICIAL}valid_seen" if self.goals == 1 else ""
+        raise ConfigError(f"unknown split {split!r}; want {', '.join(self.splits)}{published}")
 
     def size(self, split: str) -> int | None:
         """The number of a published split's games; generated splits have no end."""
@@ -70,8 +79,9 @@ class AlfworldSuite:
 
     def task(self, split: str, index: int) -> AlfworldTask:
         """As the contract says. Raises DataError for a game file that is missing or truncated."""
+        self.check(split)
         if not split.startswith(OFFICIAL):
-            return splits.task(split, index)
+            return splits.task(split, index, self.goals)
         check_tasks(self, split, index + 1)
         name = split.removeprefix(OFFICIAL)
         return load_task(self._games(name)[index], PUBLISHED_NAMES.get(name, name))
@@ -81,7 +91,7 @@ class AlfworldSuite:
         return AlfworldEnvironment()
 
     def message(self, opening: Observation, observation: Observation) -> str:
-        """The observation's text and a line that recalls the goal."""
+        """The observation's text and a line that recalls the goals."""
         return message(opening, observation)
 
     def agent(self, tokenizer: Tokenizer) -> AlfworldAgent:
@@ -95,15 +105,27 @@ class AlfworldSuite:
         return first_word(action)
 
     def demonstrations(self, agent: Agent, *, seed: int, published: bool = False) -> Callable[[int], WeightedSequence]:
-        """Noisy expert episodes of `lm-train`; with `published` every now and then one of the official training games."""
+        """Noisy expert episodes of `lm-train`, of one goal up to the suite's number, about as many tokens of each; with
+        `published` every now and then one of the official training games.
+        """
         from bitroute.envs.alfworld.corpus import expert_source  # noqa: PLC0415
 
-        return expert_source(agent, seed, list(load_split(self.data, "train")) if published else ())
+        return expert_source(agent, seed, list(load_split(self.data, "train")) if published else (), self.goals)
 
     def calibration(self, agent: Agent) -> Iterator[list[int]]:
         """Expert episodes of `lm-train` with a few stray actions."""
         from bitroute.envs.alfworld.corpus import weigh  # noqa: PLC0415
         from bitroute.envs.alfworld.demonstrations import demonstrate  # noqa: PLC0415
 
-        for task in splits.tasks("lm-train"):
+        for task in splits.tasks("lm-train", goals=self.goals):
             yield weigh(agent, demonstrate(task, seed=0, noise=CALIBRATION_NOISE)).tokens
+
+
+def two_goals(data: Path | None = None) -> AlfworldSuite:
+    """`alfworld-2`: two goals in one household, 60 steps."""
+    return AlfworldSuite(data, goals=2)
+
+
+def three_goals(data: Path | None = None) -> AlfworldSuite:
+    """`alfworld-3`: three goals in one household, 90 steps."""
+    return AlfworldSuite(data, goals=3)

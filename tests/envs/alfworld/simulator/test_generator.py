@@ -21,7 +21,7 @@ from bitroute.envs.alfworld.simulator.generator import (
     generate_room,
     layout_hash,
 )
-from bitroute.envs.alfworld.simulator.goal import read_goal
+from bitroute.envs.alfworld.simulator.goal import read_goals
 from bitroute.envs.alfworld.simulator.load import find_games, load_task
 from bitroute.envs.alfworld.simulator.rooms import CAN_CONTAIN, FURNITURE, RoomKind
 from bitroute.envs.alfworld.simulator.stock import FLOOR, STOCK
@@ -110,7 +110,7 @@ def test_goal_sentences_are_the_official_templates_and_read_back(tasks: list[Alf
     templates = set()
     for task in tasks:
         goal = task.game.goal
-        spoken = read_goal(goal.text)
+        (spoken,) = read_goals(goal.text)
         assert spoken is not None and spoken.kind == goal.kind and spoken.target == goal.target.lower()
         assert spoken.parent == (goal.parent.lower() if goal.parent else None)
         assert spoken.lamp == (goal.lamp.lower() if goal.lamp else None)

@@ -25,18 +25,18 @@ class Frame:
     command: str | None
     text: str
     admissible: tuple[str, ...]
-    reward: float
+    won: bool
     done: bool
 
 
 def play_both(engine: Environment[AlfworldTask], task: AlfworldTask, choose: Chooser) -> Iterator[Frame]:
     """The opening and then one frame for each command, until the game is won or `choose` returns None."""
     observation = engine.reset(task)
-    yield Frame(None, observation.text, observation.admissible, 0.0, False)
+    yield Frame(None, observation.text, observation.admissible, False, False)
     while (command := choose(observation)) is not None:
         outcome = engine.step(command)
         observation = outcome.observation
-        yield Frame(command, observation.text, observation.admissible, outcome.reward, outcome.done)
+        yield Frame(command, observation.text, observation.admissible, outcome.success, outcome.done)
         if outcome.done:
             return
 
@@ -46,11 +46,11 @@ def compare(frames: Iterator[Frame], engine: Environment[AlfworldTask], task: Al
     opening = engine.reset(task)
     for theirs in frames:
         if theirs.command is None:
-            ours = Frame(None, opening.text, opening.admissible, 0.0, False)
+            ours = Frame(None, opening.text, opening.admissible, False, False)
         else:
             outcome = engine.step(theirs.command)
             seen = outcome.observation
-            ours = Frame(theirs.command, seen.text, seen.admissible, outcome.reward, outcome.done)
+            ours = Frame(theirs.command, seen.text, seen.admissible, outcome.success, outcome.done)
         yield theirs, ours
 
 

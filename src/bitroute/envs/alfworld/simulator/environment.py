@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Self
 
 from bitroute.envs.alfworld.simulator.game import AlfworldTask, TaskKind
-from bitroute.envs.alfworld.simulator.house import House
+from bitroute.envs.alfworld.simulator.house import House, Wanted
 from bitroute.episode import Observation, Transition
 
 NOTHING_HAPPENS = "Nothing happens."
@@ -58,7 +58,8 @@ class AlfworldEnvironment:
     """The native engine behind the `Environment` contract for `AlfworldTask`.
 
     `reset` compiles the game (about a millisecond) unless it is the one already loaded. `step` never raises for a command;
-    the reward is 1.0 on the step that wins the game and 0.0 on all others, `done` stays true from then on.
+    `done` stays true from the step on that wins the game. The reward is what the step changed in the share of goals that hold:
+    1.0 on the winning step of a game with one goal, 0.0 on all others; over an episode it adds up to the share at its end.
     """
 
     __slots__ = (
@@ -73,6 +74,7 @@ class AlfworldEnvironment:
         "_lying",
         "_opened",
         "_place",
+        "_reached",
         "_sliced",
         "_toggled",
     )
@@ -94,19 +96,24 @@ class AlfworldEnvironment:
         self._clean = self._hot = self._sliced = self._toggled = 0
         self._cool = house.flags["cool"]
         self._done = False
+        self._reached = 0
         if house.here[0]:
             surroundings = self._look()
         else:
             surroundings = _MIDDLE.format(_listing(["a " + name for name in house.receptacle_names]))
-        opening = f"-= Welcome to TextWorld, ALFRED! =-\n\n{surroundings}\n\n{task.game.goal.text}"
+        opening = f"-= Welcome to TextWorld, ALFRED! =-\n\n{surroundings}\n\n{task.game.task_line}"
         return Observation(opening, self._admissible())
 
     def step(self, action: str) -> Transition:
         """Play one command; anything that is not admissible, to the letter, is answered with `Nothing happens.`"""
         text = self._play(action.strip())
-        won = not self._done and self._won()
+        before, goals = self._reached, self._house.wanted
+        if not self._done:
+            self._reached = sum(self._holds(goal) for goal in goals)
+        won = not self._done and self._reached == len(goals)
         self._done = self._done or won
-        return Transition(Observation(text or NOTHING_HAPPENS, self._admissible()), float(won), self._done, won)
+        reward = (self._reached - before) / len(goals)
+        return Transition(Observation(text or NOTHING_HAPPENS, self._admissible()), reward, self._done, won)
 
     def copy(self) -> Self:
         """An independent copy of the running game; it shares what never changes."""
@@ -124,6 +131,7 @@ class AlfworldEnvironment:
         twin._sliced = self._sliced
         twin._toggled = self._toggled
         twin._done = self._done
+        twin._reached = self._reached
         return twin
 
     def _play(self, command: str) -> str | None:
@@ -313,25 +321,24 @@ class AlfworldEnvironment:
         self._sliced |= 1 << thing
         return f"You sliced the {thing_name} with the {knife_name}."
 
-    def _won(self) -> bool:
-        house = self._house
-        kind = house.game.goal.kind
-        targets = house.goal_targets
-        match kind:
+    def _holds(self, goal: Wanted) -> bool:
+        """Whether a goal is reached as things are now."""
+        targets = goal.targets
+        match goal.kind:
             case TaskKind.LOOK:
                 if self._held < 0 or not targets >> self._held & 1:
                     return False
-                lit = self._toggled & house.lamps
-                return bool(lit) and any(self._inside[r] & lit for r in house.here[self._place])
+                lit = self._toggled & goal.lamps
+                return bool(lit) and any(self._inside[r] & lit for r in self._house.here[self._place])
             case TaskKind.TWO:
-                return any((self._inside[r] & targets).bit_count() >= 2 for r in house.goal_parents)
+                return any((self._inside[r] & targets).bit_count() >= 2 for r in goal.parents)
             case TaskKind.CLEAN:
                 targets &= self._clean
             case TaskKind.HEAT:
                 targets &= self._hot
             case TaskKind.COOL:
                 targets &= self._cool
-        return any(self._inside[r] & targets for r in house.goal_parents)
+        return any(self._inside[r] & targets for r in goal.parents)
 
     def _admissible(self) -> tuple[str, ...]:
         """All commands that do something (or say something) now, sorted as strings."""

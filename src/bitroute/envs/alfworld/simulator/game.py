@@ -1,4 +1,4 @@
-"""One ALFWorld game as data: receptacles, objects, the goal, and where everything is at the start.
+"""One ALFWorld game as data: receptacles, objects, what wins it, and where everything is at the start.
 
 The same value comes from an official game file (`load.py`) and from the generator (`generator.py`); the simulator
 (`world.py`) plays it. Ids are those of the problem file, mangled as they stand there
@@ -13,8 +13,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from bitroute.episode import Task
+
+TASK_MARK: Final = "Your task is to: "
+GOAL_JOINT: Final = ", and "  # between the sentences of several goals; no sentence of a single one has a comma
 
 
 class TaskKind(StrEnum):
@@ -32,7 +36,7 @@ class TaskKind(StrEnum):
 class Goal:
     """What wins the game. Types are without the `Type` suffix, e.g. `Mug`, `CoffeeMachine`.
 
-    `text` is the whole last line of the opening, e.g. `Your task is to: put some mug on shelf.`
+    `text` is the whole last line of the opening when nothing else is asked for, e.g. `Your task is to: put some mug on shelf.`
     """
 
     kind: TaskKind
@@ -82,7 +86,11 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """A playable game; equal values play alike."""
+    """A playable game; equal values play alike.
+
+    It is won when all its goals hold at once: `goal` and, where several are asked for, the `earlier` ones. Only `goal` is ever
+    of the kind LOOK, whose target must be in hand at the end.
+    """
 
     id: str
     goal: Goal
@@ -91,6 +99,19 @@ class Game:
     things: tuple[Thing, ...]
     can_contain: frozenset[tuple[str, str]]  # (receptacle type, object type)
     walkthrough: tuple[str, ...] = ()
+    earlier: tuple[Goal, ...] = ()
+
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        """All that must hold at the end, in the order in which the player reads them."""
+        return (*self.earlier, self.goal)
+
+    @property
+    def task_line(self) -> str:
+        """The last line of the opening: the sentences of all goals as one."""
+        if not self.earlier:
+            return self.goal.text
+        return TASK_MARK + GOAL_JOINT.join(goal.text.removeprefix(TASK_MARK).removesuffix(".") for goal in self.goals) + "."
 
 
 @dataclass(frozen=True, slots=True)

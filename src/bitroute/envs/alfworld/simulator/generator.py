@@ -19,7 +19,7 @@ from itertools import accumulate
 from typing import TypeVar
 
 from bitroute.envs.alfworld.simulator import rooms
-from bitroute.envs.alfworld.simulator.game import Game, Goal, Receptacle, TaskKind, Thing, numbered_names
+from bitroute.envs.alfworld.simulator.game import TASK_MARK, Game, Goal, Receptacle, TaskKind, Thing, numbered_names
 from bitroute.envs.alfworld.simulator.planner import with_walkthrough
 from bitroute.envs.alfworld.simulator.rooms import RoomKind
 from bitroute.envs.alfworld.simulator.stock import FLOOR, STOCK, Stock
@@ -130,15 +130,15 @@ def layout_hash(room: Room) -> str:
 
 
 def game_hash(game: Game) -> str:
-    """64 hex digits over a game's substance: its goal, its furniture, and which types lie in which receptacle.
+    """64 hex digits over a game's substance: its goals, its furniture, and which types lie in which receptacle.
 
     Sentence, identifiers and the numbers of things do not enter: games that differ in these only count as the same task.
     """
     names = {receptacle.id: receptacle.name for receptacle in game.receptacles}
-    goal = game.goal
+    goals = [text for goal in game.goals for text in (goal.kind, goal.target, goal.parent or "", goal.lamp or "")]
     things = sorted(f"{thing.type}@{' '.join(names[held] for held in thing.receptacles)}" for thing in game.things)
     doors = sorted(f"{receptacle.name}{'*' * receptacle.openable}" for receptacle in game.receptacles)
-    return _digest([goal.kind, goal.target, goal.parent or "", goal.lamp or "", *doors, "|", *things])
+    return _digest([*goals, *doors, "|", *things])
 
 
 def generate_room(seed: int) -> Room:
@@ -187,40 +187,54 @@ def generate_room(seed: int) -> Room:
     )
 
 
-def generate_game(room: Room, seed: int, kind: TaskKind | None = None) -> Game:
+def generate_game(room: Room, seed: int, kind: TaskKind | None = None, earlier: Sequence[TaskKind] = ()) -> Game:
     """The game of a seed in `room`, of `kind` or of a kind drawn among those the room can host; well under a millisecond.
 
-    Its walkthrough is a shortest plan, which proves that it can be won, and never empty: no game starts won.
-    Raises ValueError when the room has no goal of that kind (a bathroom for HEAT).
+    With `earlier` kinds, none of them LOOK, it asks for as many goals more. Goals never interfere: each has a target type of
+    its own. Its walkthrough is a plan, which proves that it can be won, and never empty: no goal is reached at the start.
+    Raises ValueError when the room has no goal of a kind (a bathroom for HEAT), or no target that is left for it.
     """
+    if TaskKind.LOOK in earlier:
+        raise ValueError("what is looked at must be in hand at the end: LOOK cannot be an earlier goal")
     rng = random.Random(f"game {room.seed} {seed}")
     chosen = _pick(rng, tuple(room.goals)) if kind is None else kind
-    goals = room.goals.get(chosen)
-    if not goals:
-        raise ValueError(f"room {room.seed}, a {room.kind}, has no goal of kind {chosen}")
-    parent = _weighted(rng, {name: _PARENTS[chosen][name] for name in goals} if chosen in _PARENTS else {LAMP: 1.0})
-    target = _pick(rng, goals[parent])
-    sentence = "Your task is to: " + _pick(rng, TEMPLATES[chosen]).format(target=target.lower(), parent=parent.lower())
-    look = chosen is TaskKind.LOOK
-    goal = Goal(chosen, sentence, target, parent=None if look else parent, lamp=parent if look else None)
+    goals: list[Goal] = []
+    for each in (*earlier, chosen):
+        goals.append(_draw_goal(rng, room, each, {goal.target for goal in goals}))
     full: set[int] = set()
-    placed = _place_targets(rng, room, goal, full)
+    placed = [find for goal in goals for find in _place_targets(rng, room, goal, full)]
+    targets = {goal.target for goal in goals}
     for stocked in room.stock:
-        if stocked.type != target:
+        if stocked.type not in targets:
             count = 1 if rng.random() >= stocked.spread else 1 + int(3 * rng.random())
             for _ in range(count):
                 place = _free_place(rng, stocked, room.receptacles, full)
                 if place is not None:
                     placed.append((stocked.type, place))
+    parts = "+".join(f"{goal.kind}-{goal.target}-None-{goal.parent or goal.lamp}" for goal in goals)
     game = Game(
-        id=f"{chosen}-{target}-None-{parent}-{room.seed}/trial_G{seed}",
-        goal=goal,
+        id=f"{parts}-{room.seed}/trial_G{seed}",
+        goal=goals[-1],
         start=room.spots[0],
         receptacles=room.receptacles,
         things=room.fixtures + _things(rng, placed, room.receptacles, room.positions, room.spots),
         can_contain=room.can_contain,
+        earlier=tuple(goals[:-1]),
     )
     return with_walkthrough(game)
+
+
+def _draw_goal(rng: random.Random, room: Room, kind: TaskKind, taken: Collection[str]) -> Goal:
+    """A goal of `kind` in `room` whose target is none of the `taken` types."""
+    left = {name: [t for t in targets if t not in taken] for name, targets in room.goals.get(kind, {}).items()}
+    goals = {name: targets for name, targets in left.items() if targets}
+    if not goals:
+        raise ValueError(f"room {room.seed}, a {room.kind}, has no goal of kind {kind}" + (" left" if taken else ""))
+    parent = _weighted(rng, {name: _PARENTS[kind][name] for name in goals} if kind in _PARENTS else {LAMP: 1.0})
+    target = _pick(rng, goals[parent])
+    sentence = TASK_MARK + _pick(rng, TEMPLATES[kind]).format(target=target.lower(), parent=parent.lower())
+    look = kind is TaskKind.LOOK
+    return Goal(kind, sentence, target, parent=None if look else parent, lamp=parent if look else None)
 
 
 def _goals(

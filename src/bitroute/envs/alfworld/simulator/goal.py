@@ -1,13 +1,11 @@
-"""The goal as a player reads it: ALFWorld's twelve official task sentences, taken apart. Knows text only, no game file."""
+"""The goals as a player reads them: ALFWorld's twelve official task sentences, taken apart. Knows text only, no game file."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from bitroute.envs.alfworld.simulator.game import TaskKind
-
-_MARK = "Your task is to: "
+from bitroute.envs.alfworld.simulator.game import GOAL_JOINT, TASK_MARK, TaskKind
 
 # ALFRED's templates as ALFWorld fills them in; the object types appear in lower case, as in every other text of the game.
 _TEMPLATES: tuple[tuple[TaskKind, re.Pattern[str]], ...] = tuple(
@@ -26,7 +24,7 @@ _TEMPLATES: tuple[tuple[TaskKind, re.Pattern[str]], ...] = tuple(
 
 @dataclass(frozen=True, slots=True)
 class SpokenGoal:
-    """What the task sentence asks for. Types are the words of the text (`mug`, `coffeemachine`)."""
+    """One thing that the task sentence asks for. Types are the words of the text (`mug`, `coffeemachine`)."""
 
     kind: TaskKind
     target: str
@@ -36,13 +34,17 @@ class SpokenGoal:
 
 def goal_sentence(opening: str) -> str:
     """The task sentence of an opening observation, without its full stop; empty when there is none."""
-    _, mark, rest = opening.rpartition(_MARK)
+    _, mark, rest = opening.rpartition(TASK_MARK)
     return rest.split("\n", 1)[0].strip().removesuffix(".") if mark else ""
 
 
-def read_goal(opening: str) -> SpokenGoal | None:
-    """The goal of an opening observation, None when its sentence follows none of the official templates."""
-    sentence = goal_sentence(opening)
+def read_goals(opening: str) -> tuple[SpokenGoal, ...]:
+    """The goals of an opening observation in its order; none when a part of the sentence follows no official template."""
+    found = [_read(part) for part in goal_sentence(opening).split(GOAL_JOINT)]
+    return tuple(goal for goal in found if goal is not None) if None not in found else ()
+
+
+def _read(sentence: str) -> SpokenGoal | None:
     for kind, pattern in _TEMPLATES:
         if found := pattern.fullmatch(sentence):
             return SpokenGoal(kind, **found.groupdict())

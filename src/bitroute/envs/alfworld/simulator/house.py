@@ -6,10 +6,22 @@ a mask stands for number i.
 
 from __future__ import annotations
 
-from bitroute.envs.alfworld.simulator.game import Game, TaskKind
+from dataclasses import dataclass
+
+from bitroute.envs.alfworld.simulator.game import Game, Goal, TaskKind
 
 _CLEANERS = ("sink", "sinkbasin")
 _KNIVES = ("knife", "butterknife")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What can reach one goal: masks of things (the lamps of LOOK among them), numbers of receptacles."""
+
+    kind: TaskKind
+    targets: int
+    parents: tuple[int, ...]
+    lamps: int
 
 
 class House:
@@ -23,20 +35,18 @@ class House:
         "coolers",
         "flags",
         "game",
-        "goal_parents",
-        "goal_targets",
         "goto",
         "heaters",
         "here",
         "initial",
         "knives",
-        "lamps",
         "openable",
         "place_of",
         "receptacle_names",
         "receptacle_numbers",
         "thing_names",
         "thing_numbers",
+        "wanted",
     )
 
     def __init__(self, game: Game) -> None:
@@ -99,12 +109,20 @@ class House:
                 lying[places[thing.location]] |= 1 << i
         self.initial = (inside, lying)
 
-        # What can win: masks of things, numbers of receptacles. The domain asks of treated things that they can be treated.
-        goal = game.goal
-        targets = sum(1 << i for i, t in enumerate(things) if t.type.lower() == goal.target.lower())
-        ability = {TaskKind.CLEAN: "cleanable", TaskKind.HEAT: "heatable", TaskKind.COOL: "coolable"}.get(goal.kind)
-        self.goal_targets = targets & self.flags[ability] if ability else targets
-        parent = (goal.parent or "").lower()
-        self.goal_parents = [i for i, r in enumerate(receptacles) if r.type.lower() == parent]
-        lamp = (goal.lamp or "").lower()
-        self.lamps = self.flags["toggleable"] & sum(1 << i for i, t in enumerate(things) if t.type.lower() == lamp)
+        self.wanted = tuple(_wanted(goal, game, self) for goal in game.goals)
+
+
+def _wanted(goal: Goal, game: Game, house: House) -> Wanted:
+    """A goal in numbers. The domain asks of treated things that they can be treated, of lamps that they can be switched."""
+
+    def things_of(kind: str | None) -> int:
+        return sum(1 << house.thing_numbers[t.name] for t in game.things if kind and t.type.lower() == kind.lower())
+
+    ability = {TaskKind.CLEAN: "cleanable", TaskKind.HEAT: "heatable", TaskKind.COOL: "coolable"}.get(goal.kind)
+    parent = (goal.parent or "").lower()
+    return Wanted(
+        goal.kind,
+        targets=things_of(goal.target) & (house.flags[ability] if ability else -1),
+        parents=tuple(sorted(house.receptacle_numbers[r.name] for r in game.receptacles if r.type.lower() == parent)),
+        lamps=things_of(goal.lamp) & house.flags["toggleable"],
+    )

@@ -3,7 +3,8 @@
 The cost of a plan is its number of commands, each counting one. Every way to win one of the six goals is a chain of few
 errands: fetch a target, treat it, bring it. What an errand costs depends only on where the agent stands, on the receptacles
 it needs, and on which of them are open already; so the shortest plan is found by trying the targets, tools and parents that
-differ in this.
+differ in this. Several goals are planned one after the other, in their order: each plan is the shortest from where the one
+before it ends, which need not make the whole the shortest of all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from itertools import permutations
 
-from bitroute.envs.alfworld.simulator.game import Game, Receptacle, TaskKind, Thing
+from bitroute.envs.alfworld.simulator.game import Game, Goal, Receptacle, TaskKind, Thing
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +72,31 @@ def shortest_plan(game: Game) -> tuple[str, ...] | None:
     """The fewest commands that win `game` from its start, None when nothing does.
 
     A game that is won as it stands has the plan (), any command ends it. Of several shortest plans it is one whose things
-    and receptacles come early in the game.
+    and receptacles come early in the game. Several goals are planned in their order; their targets must be of different types.
     """
-    plans = (walk.commands for walk in _plans(game))
-    return min(plans, key=len, default=None)
+    walk = _Walk(game.start)
+    for goal in game.goals:
+        shortest = min(_plans(game, goal, walk), key=lambda plan: len(plan.commands), default=None)
+        if shortest is None:
+            return None
+        walk = shortest
+    return walk.commands
 
 
 def with_walkthrough(game: Game) -> Game:
-    """The game with its shortest plan as walkthrough. Raises ValueError, naming the game, when it cannot be won."""
+    """The game with its plan as walkthrough. Raises ValueError, naming the game, when it cannot be won."""
     plan = shortest_plan(game)
     if plan is None:
         raise ValueError(f"game {game.id} cannot be won")
     return replace(game, walkthrough=plan)
 
 
-def _plans(game: Game) -> Iterator[_Walk]:
-    """Plans that win, a shortest one among them."""
-    goal = game.goal
+def _plans(game: Game, goal: Goal, start: _Walk) -> Iterator[_Walk]:
+    """Plans that go on from `start` until `goal` is reached, a shortest one among them."""
     by_id = {receptacle.id: receptacle for receptacle in game.receptacles}
     targets = [thing for thing in game.things if _same(thing.type, goal.target)]
     finds = [_Find(thing, by_id[held]) for thing in targets if thing.pickupable for held in thing.receptacles]
     parents = [receptacle for receptacle in game.receptacles if _same(receptacle.type, goal.parent)]
-    start = _Walk(game.start)
     if goal.kind is TaskKind.LOOK:
         lamps = [thing for thing in game.things if thing.toggleable and _same(thing.type, goal.lamp)]
         yield from _look(start, _distinct(finds), [(lamp, by_id[held]) for lamp in lamps for held in lamp.receptacles])
@@ -105,7 +109,7 @@ def _plans(game: Game) -> Iterator[_Walk]:
         if any(parent.id in thing.receptacles for thing in targets for parent in parents):
             yield start
         for find in _distinct(finds):
-            for parent in _unlike(parents_of_target, [game.start, find.source.location], [find.source.id]):
+            for parent in _unlike(parents_of_target, [start.location, find.source.location], [find.source.id, *start.opened]):
                 yield start.take(find).move(find, parent)
     else:
         tools = [receptacle for receptacle in game.receptacles if receptacle.type in treatment.tools]
@@ -142,7 +146,7 @@ def _treated(
         for walk in walks:
             if left:
                 yield walk
-            for parent in _unlike(open_to, [walk.location], [find.source.id]):
+            for parent in _unlike(open_to, [walk.location], [find.source.id, *start.opened]):
                 yield walk.move(find, parent)
 
 
@@ -157,7 +161,7 @@ def _two(
     if any(len(things) >= 2 for things in inside.values()):
         yield start
     places = [start.location, *(find.source.location for find in finds)]
-    held = [find.source.id for find in finds]
+    held = [*(find.source.id for find in finds), *start.opened]
     for parent in _unlike(open_to, places, held):
         outside = [find for find in finds if parent.id not in find.thing.receptacles]
         if inside[parent.id]:
