@@ -8,7 +8,8 @@ because a small model shall learn them by imitation:
 - a target in sight is taken; else the one seen last is fetched; else exploring goes on;
 - a held target is treated, then put on the first listed place of the goal's type (of two, the second: where the first lies);
 - a held object of another type is put down here if possible, else where it came from;
-- of several goals the first that is not known to be reached is worked on, in the order of the task sentence.
+- of several goals whichever has a target in sight is worked on; exploring goes by the first that is not known to be reached;
+  what is to be looked at under a lamp is left alone until everything else is done, for it must be in hand at the end.
 """
 
 from __future__ import annotations
@@ -84,11 +85,12 @@ class Expert:
     def act(self, observation: Observation) -> str:
         """The choice in the current state: always one of `observation.admissible`."""
         commands = frozenset(observation.admissible)
-        goal = next((goal for goal in self._goals if not self._reached(goal)), self._goals[-1])
+        wanted = self._wanted()
         if self._held is None:
-            return self._fetch(goal, commands)
-        if kind_of(self._held) != goal.target:
-            return self._put_down(goal, self._held, commands)
+            return self._fetch(wanted, commands)
+        goal = next((goal for goal in wanted if goal.target == kind_of(self._held or "")), None)
+        if goal is None:
+            return self._put_down(wanted[0], self._held, commands)
         verb = _VERBS.get(goal.kind)
         if verb and self._held not in self._treated[verb]:
             return self._treat(goal, verb, self._held, commands)
@@ -96,8 +98,13 @@ class Expert:
             return self._switch_on(goal, commands)
         return self._place(goal, self._held, commands)
 
+    def _wanted(self) -> list[SpokenGoal]:
+        """The goals that may be worked on now, in the order of the sentence; never none."""
+        left = [goal for goal in self._goals if not self._reached(goal)] or [self._goals[-1]]
+        return [goal for goal in left if goal.kind is not TaskKind.LOOK] or left
+
     def _reached(self, goal: SpokenGoal) -> bool:
-        """Whether what was read says that the goal holds; what is looked at comes last and never counts as done."""
+        """Whether what was read says that the goal holds; of what is to be looked at nothing says so before the game is won."""
         verb = _VERBS.get(goal.kind)
         for name in self._parents(goal):
             there = [thing for thing in self._contents.get(name, ()) if kind_of(thing) == goal.target]
@@ -110,14 +117,14 @@ class Expert:
     def _parents(self, goal: SpokenGoal) -> list[str]:
         return [name for name in self._receptacles if kind_of(name) == goal.parent]
 
-    def _fetch(self, goal: SpokenGoal, commands: frozenset[str]) -> str:
+    def _fetch(self, wanted: list[SpokenGoal], commands: frozenset[str]) -> str:
         """Take a target in sight, else go to where one was seen last, else explore."""
-        finished = self._destination(goal) if goal.kind is TaskKind.TWO else None
+        finished = {goal.target: self._destination(goal) if goal.kind is TaskKind.TWO else None for goal in wanted}
         known = [
             (name, thing)
             for name in reversed(self._contents)
             for thing in self._contents[name]
-            if kind_of(thing) == goal.target and name != finished
+            if kind_of(thing) in finished and finished[kind_of(thing)] != name
         ]
         for name, thing in known:
             if (take := f"take {thing} from {name}") in commands:
@@ -125,7 +132,7 @@ class Expert:
         for name, _ in known:
             if not _is_here(name, commands) or f"open {name}" in commands:
                 return _approach(name, commands)
-        return self._explore(self._order(goal), commands)
+        return self._explore(self._order(wanted[0]), commands)
 
     def _treat(self, goal: SpokenGoal, verb: str, held: str, commands: frozenset[str]) -> str:
         appliances = [name for name in self._receptacles if kind_of(name) == _APPLIANCES[verb]]
