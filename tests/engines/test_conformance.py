@@ -221,7 +221,7 @@ class OneCache(TorchEngine):
 
 class Dice(TorchEngine):
     def open(self, seed: int = 0) -> TorchContext:
-        return super().open(random.Random(len(self.models)).randrange(1) + next(self.seeds))
+        return super().open(random.Random(len(self.ladder)).randrange(1) + next(self.seeds))
 
     seeds = iter(range(10**6))
 

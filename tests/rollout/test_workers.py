@@ -10,12 +10,13 @@ import torch
 from bitroute.episode import Episode
 from bitroute.errors import BitrouteError, DataError
 from bitroute.rollout import workers as module
-from bitroute.rollout.workers import SHARD, Job, Replay, Shard, Workers, cores, workers
+from bitroute.rollout.workers import LARGEST, SMALLEST, Job, Replay, Shard, Workers, cores, workers
 from bitroute.store.traces import read_traces
 from bitroute.threads import OTHERS, POLICY
 from support import players
 from support.players import here, hosting
 
+SHARD = SMALLEST
 JOB = Job("validation", 3 * SHARD + 10, "always:high", "all-high")
 
 
@@ -38,6 +39,20 @@ def test_replays_are_cut_like_pairs() -> None:
     assert [shard.replays for shard in job.shards()] == [replays[:SHARD], replays[SHARD:]]
     assert [len(shard.pairs) for shard in job.shards()] == [SHARD, 2]
     assert Job("train", 2, "always:low", "low").shards()[0].replays == ()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "sizes"),
+    [
+        (1, [1]),
+        (2 * SMALLEST, [SMALLEST] * 2),
+        (500, [125] * 4),
+        (4 * LARGEST, [LARGEST] * 4),
+        (5 * LARGEST + 1, [LARGEST] * 5 + [1]),
+    ],
+)
+def test_large_jobs_have_large_shards(pairs: int, sizes: list[int]) -> None:
+    assert [len(shard.pairs) for shard in Job("unseen", pairs, "r", "p").shards()] == sizes
 
 
 def test_episodes_come_in_the_order_of_jobs_and_pairs() -> None:

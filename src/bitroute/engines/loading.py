@@ -18,7 +18,6 @@ from bitroute.nn.checkpoint import Weights, load_model, read_config, weight_file
 from bitroute.nn.decoder import Decoder, sequence_logits
 from bitroute.nn.device import pick_device, pick_dtype
 from bitroute.nn.fingerprint import fingerprint
-from bitroute.quantization.model import materialize
 from bitroute.quantization.quantize import quantize_model
 from bitroute.quantization.scheme import Scheme
 from bitroute.quantization.stages import CalibrationBatches
@@ -89,8 +88,6 @@ def load_torch(spec: EngineSpec, end_token: int) -> TorchEngine:
     ladder: dict[str, Decoder] = {}
     for scheme in spec.schemes:
         path = variant_path(spec.variants, scheme)
-        variant = load_variant(path, model, Scheme.parse(scheme).nested, model=name)
-        materialize(variant, dtype)
-        ladder[scheme] = variant
+        ladder[scheme] = load_variant(path, model, Scheme.parse(scheme).nested, model=name)
     ladder[spec.high] = model
     return TorchEngine(ladder, end_token=end_token, fingerprint=name, cache_mode=spec.cache_mode)

@@ -21,7 +21,9 @@ from bitroute.engines.decoding import Decoding
 from bitroute.engines.engine import CacheMode, Generation, Sampling
 from bitroute.errors import CapabilityError, ConfigError
 from bitroute.nn.decoder import Decoder
+from bitroute.nn.fused import FusedDecoder
 from bitroute.nn.kv_cache import Cache, extend_cached
+from bitroute.nn.product import Product
 
 SHARED = "shared"  # the name of the one cache in CacheMode.SHARED
 
@@ -52,12 +54,16 @@ class TorchEngine:
             raise ConfigError(
                 f"engine: {len(models)} variants of {len(shapes)} shapes; one network in one dtype on one device is needed"
             )
-        self.models = dict(models)
-        self.ladder = tuple(self.models)
+        self.ladder = tuple(models)
         self.end_token = end_token
         self.fingerprint = fingerprint
         self.cache_mode = cache_mode
         ((self._config, self._dtype, self._device),) = shapes
+        heads: dict[int, Product] = {}  # by weight: all variants of a model share the largest one
+        self.networks: dict[str, FusedDecoder] = {}
+        for name, model in models.items():
+            network = self.networks[name] = FusedDecoder(model, heads.get(model.lm_head.weight.data_ptr()))
+            heads[model.lm_head.weight.data_ptr()] = network.head
         self.max_length = self._config.max_position_embeddings
 
     def open(self, seed: int = 0) -> TorchContext:
@@ -143,7 +149,7 @@ class TorchEngine:
     def _check(self, contexts: Sequence[TorchContext], variants: Iterable[str]) -> None:
         """Refuse what cannot be computed, before anything is."""
         for variant in variants:
-            if variant not in self.models:
+            if variant not in self.networks:
                 raise CapabilityError(f"unknown variant {variant!r}; this engine hosts {', '.join(self.ladder)}")
         if len({id(context) for context in contexts}) < len(contexts):
             raise ValueError("a context is twice in one batch; fork it")
@@ -163,13 +169,13 @@ class TorchEngine:
         self, contexts: Sequence[TorchContext], new: Sequence[Sequence[int]], wanted: Sequence[int], variant: str
     ) -> npt.NDArray[np.float32]:
         """Process `new[i]` after what is cached: log-probabilities [sum of wanted, vocabulary] after the last `wanted[i]`."""
-        model = self.models[variant]
+        network = self.networks[variant]
         caches = [self._cache(c, variant) for c in contexts]
         longest = max(cache.length + len(row) for cache, row in zip(caches, new, strict=True))
         if longest > self.max_length:
             raise ConfigError(
                 f"a context of {longest} tokens exceeds the model's {self.max_length} positions; play fewer steps"
             )
-        hidden = extend_cached(model, caches, new, wanted)
-        logprobs: npt.NDArray[np.float32] = F.log_softmax(model.logits(hidden).float(), dim=-1).cpu().numpy()
+        hidden = extend_cached(network, caches, new, wanted)
+        logprobs: npt.NDArray[np.float32] = F.log_softmax(network.logits(hidden).float(), dim=-1).cpu().numpy()
         return logprobs

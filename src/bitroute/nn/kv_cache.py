@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from bitroute.nn.decoder import Decoder, DecoderConfig
+from bitroute.nn.fused import FusedDecoder
 
 SMALLEST = 256  # positions of a cache that has just begun; a full one doubles
 
@@ -56,7 +57,7 @@ class Cache:
 
 
 def extend_cached(
-    model: Decoder, caches: Sequence[Cache], new: Sequence[Sequence[int]], wanted: Sequence[int] | None = None
+    model: Decoder | FusedDecoder, caches: Sequence[Cache], new: Sequence[Sequence[int]], wanted: Sequence[int] | None = None
 ) -> Tensor:
     """Process the tokens `new[i]` (at least one) after what `caches[i]` holds, and keep them there.
 

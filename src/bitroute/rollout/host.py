@@ -28,6 +28,7 @@ from bitroute.routers.budgeted import Budgeted
 from bitroute.routers.registry import builder
 from bitroute.routers.router import Router
 
+BATCH = 64  # episodes played at a time; where one ends, the shard's next one begins
 LONGEST = 1024  # tokens of an episode that a quantiser sees
 
 
@@ -56,7 +57,7 @@ def load_player(hosting: Hosting) -> Play:
         forced: list[Forced | None] = [Forced(r.step, r.variant) for r in shard.replays]
         forced = forced or [None] * len(shard.pairs)
         jobs = [(tasks[i], seed, force) for (i, seed), force in zip(shard.pairs, forced, strict=True)]
-        played = dict(play_numbered(player, jobs, job.policy, batch=len(jobs)))
+        played = dict(play_numbered(player, jobs, job.policy, batch=BATCH))
         return [played[number] for number in range(len(jobs))]
 
     return run

@@ -1,8 +1,8 @@
 """Plays many episodes on all cores: worker processes that each host an engine, fed with shards of tasks.
 
-A shard is a fixed slice of the tasks played as one batch, whatever the number of workers. Shards are written
-to the traces file as they end; a run that was killed plays only what is missing. This module knows processes and files of
-episodes; what playing means is given to it.
+A shard is a fixed slice of a job's tasks, which one process plays with a batch that is refilled; where shards are cut depends
+on the job alone, not on the number of workers. Shards are written to the traces file as they end; a run that was killed plays
+only what is missing. This module knows processes and files of episodes; what playing means is given to it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ from bitroute.errors import BitrouteError, DataError
 from bitroute.store.traces import TraceWriter, read_traces
 from bitroute.threads import wait_passively
 
-SHARD = 64  # tasks played as one batch
+SMALLEST, LARGEST = (
+    64,
+    256,
+)  # pairs of a shard: smaller ones leave batches empty at their ends, larger ones lose more when killed
+PARTS = 4  # shards of a job of some size, so that as many cores have something to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +84,21 @@ class Job:
             return [(replay.index, replay.seed) for replay in self.replays]
         return [(i, seed) for i in range(self.start, self.start + self.count) for seed in self.seeds]
 
+    @property
+    def size(self) -> int:
+        """Pairs of each shard but the last one, which is what remains."""
+        count = len(self.replays) or self.count * len(self.seeds)
+        return min(LARGEST, max(SMALLEST, -(-count // PARTS)))
+
     def shards(self) -> list[Shard]:
-        """The pairs cut into batches of SHARD."""
-        pairs = self.pairs()
-        return [Shard(self, i // SHARD, tuple(pairs[i : i + SHARD])) for i in range(0, len(pairs), SHARD)]
+        """The pairs cut into shards of `size`."""
+        pairs, size = self.pairs(), self.size
+        return [Shard(self, i // size, tuple(pairs[i : i + size])) for i in range(0, len(pairs), size)]
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A part of a job: its `number`-th batch."""
+    """A part of a job, its `number`-th."""
 
     job: Job
     number: int
@@ -96,8 +106,8 @@ class Shard:
 
     @property
     def replays(self) -> tuple[Replay, ...]:
-        """What is forced in this batch, one a pair; none where nothing is."""
-        return self.job.replays[self.number * SHARD : (self.number + 1) * SHARD]
+        """What is forced in this shard, one a pair; none where nothing is."""
+        return self.job.replays[self.number * self.job.size : (self.number + 1) * self.job.size]
 
 
 Play = Callable[[Shard], list[Episode]]
@@ -136,11 +146,12 @@ class Workers:
             raise DataError(f"{path}: holds other episodes than the {len(pairs)} wanted here; remove it to play them anew")
         if len(episodes) == len(pairs):
             return episodes
-        first = len(episodes) // SHARD
-        with TraceWriter(path, batch=SHARD) as writer, _progress(len(pairs), description, len(episodes)) as bar:
+        size = job.size
+        with TraceWriter(path, batch=size) as writer, _progress(len(pairs), description, len(episodes)) as bar:
+            first = len(episodes) // size
             futures = [self._submit(shard) for shard in job.shards()[first:]]
             for number, future in enumerate(futures, start=first):
-                missing = future.result()[len(episodes) - number * SHARD :]
+                missing = future.result()[len(episodes) - number * size :]
                 for episode in missing:
                     writer.write(episode)
                 writer.flush()
