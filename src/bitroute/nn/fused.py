@@ -130,7 +130,8 @@ class RowNorm:
         """x [..., width], divided by the root of each row's mean square."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).float()
         scale = length.square_().mul_(1 / self.width).add_(self.eps).rsqrt_()
-        return x * scale.to(x.dtype)
+        y: Tensor = x * scale.to(x.dtype)
+        return y
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -97,8 +97,7 @@ class PackedProduct:
 @lru_cache
 def packs(dtype: torch.dtype) -> bool:
     """Whether products in `dtype` on this processor are made with laid out weights."""
-    operators = ("_reorder_linear_weight", "_linear_pointwise")
-    if not (torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in operators)):
+    if not all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")):
         return False
     if dtype is torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -112,4 +111,4 @@ def gain(repeats: int = 9) -> float:
     device = torch.device("cpu")
     times = [[elapsed(partial(candidate, x), device) for candidate in candidates] for _ in range(1 + repeats)][1:]
     plain, packed = (median(column) for column in zip(*times, strict=True))
-    return plain / packed
+    return float(plain / packed)
