@@ -1,7 +1,8 @@
-"""Records what the official engine answers on generated games: tests/fixtures/alfworld/generated.json.
+"""Records what the official engine answers on generated games: tests/fixtures/alfworld/generated.json and several-goals.json.
 
 Needs the extra: pip install 'bitroute[alfworld]'. Takes minutes:
     python tests/tools/record_alfworld.py
+    python tests/tools/record_alfworld.py --goals 2 3 --games 4
 
 A third of the games play their walkthrough, two thirds wander (admissible commands and nonsense, with the walkthrough's
 commands now and then). Strings are stored once a game and referred to by number; fields at their default are left out.
@@ -24,7 +25,8 @@ from bitroute.envs.alfworld.simulator.differential import following, play_both, 
 from bitroute.envs.alfworld.simulator.game import AlfworldTask, Game, Thing
 from bitroute.envs.alfworld.splits import split
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "alfworld" / "generated.json"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "alfworld"
+SPLITS = ("lm-train", "validation", "unseen")
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Thing) if field.default is not dataclasses.MISSING}
 
 
@@ -65,14 +67,26 @@ def main() -> None:
     """Record the first games of the splits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--games", type=int, default=12, help="games a split")
+    parser.add_argument(
+        "--goals", type=int, nargs="+", default=[1], help="goals of a game; several numbers for as many games each"
+    )
     parser.add_argument("--steps", type=int, default=45)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     engine = OfficialAlfworldEnvironment()
-    tasks = [task for name in ("lm-train", "validation", "unseen") for task in split(name, arguments.games)]
+    several = arguments.goals != [1]
+    starts = [number * arguments.games if several else 0 for number in range(len(SPLITS))]  # kinds take turns by index
+    tasks = [
+        task
+        for goals in arguments.goals
+        for name, start in zip(SPLITS, starts, strict=True)
+        for task in split(name, arguments.games, start, goals)
+    ]
     transcripts = [record(engine, task, arguments.steps, seed) for seed, task in enumerate(tqdm(tasks))]
-    FIXTURE.parent.mkdir(parents=True, exist_ok=True)
-    FIXTURE.write_text("[\n" + ",\n".join(json.dumps(t, separators=(",", ":")) for t in transcripts) + "\n]\n")
+    FIXTURES.mkdir(parents=True, exist_ok=True)
+    (FIXTURES / ("several-goals.json" if several else "generated.json")).write_text(
+        "[\n" + ",\n".join(json.dumps(t, separators=(",", ":")) for t in transcripts) + "\n]\n"
+    )
 
 
 if __name__ == "__main__":

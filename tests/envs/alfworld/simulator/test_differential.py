@@ -21,15 +21,15 @@ from bitroute.envs.alfworld.simulator.game import AlfworldTask, Game, TaskKind
 from bitroute.envs.alfworld.simulator.load import find_games, load_task
 from bitroute.errors import CapabilityError
 
-FIXTURE = Path(__file__).parents[3] / "fixtures" / "alfworld" / "generated.json"
+FIXTURES = Path(__file__).parents[3] / "fixtures" / "alfworld"
 INSTALLED = importlib.util.find_spec("alfworld") is not None and importlib.util.find_spec("textworld") is not None
 needs_engine = pytest.mark.skipif(not INSTALLED, reason="needs the official engine: pip install 'bitroute[alfworld]'")
 # The official packages use what newer versions of their own dependencies warn about.
 quiet = pytest.mark.filterwarnings("ignore")
 
 
-def transcripts() -> list[dict[str, Any]]:
-    recorded: list[dict[str, Any]] = json.loads(FIXTURE.read_text())
+def transcripts(name: str) -> list[dict[str, Any]]:
+    recorded: list[dict[str, Any]] = json.loads((FIXTURES / name).read_text())
     return recorded
 
 
@@ -49,7 +49,7 @@ def test_the_native_engine_answers_as_recorded() -> None:
     kinds: Counter[str] = Counter()
     verbs: Counter[str] = Counter()
     world, frames, won = AlfworldEnvironment(), 0, 0
-    for transcript in transcripts():
+    for transcript in transcripts("generated.json"):
         kinds[transcript["kind"]] += 1
         for theirs, ours in compare(frames_of(transcript), world, task_of(transcript)):
             assert ours == theirs, f"{transcript['game']['id']}, after {theirs.command!r}"
@@ -64,6 +64,22 @@ def test_the_native_engine_answers_as_recorded() -> None:
     common = ("go", "take", "move", "open", "close", "examine", "look", "inventory", "help", "nothing")
     assert all(verbs[verb] >= 10 for verb in common)
     assert all(verbs[verb] >= 1 for verb in ("clean", "heat", "cool", "use"))
+
+
+def test_games_of_several_goals_are_answered_as_recorded() -> None:
+    """The official engine has won one of them exactly when all goals held, whichever came first."""
+    goals: Counter[int] = Counter()
+    world, frames, won = AlfworldEnvironment(), 0, 0
+    for transcript in transcripts("several-goals.json"):
+        task = task_of(transcript)
+        goals[len(task.game.goals)] += 1
+        for theirs, ours in compare(frames_of(transcript), world, task):
+            assert ours == theirs, f"{task.game.id}, after {theirs.command!r}"
+            frames += 1
+            won += int(theirs.won)
+    assert goals == {2: 12, 3: 12}
+    assert frames >= 600
+    assert won >= 12
 
 
 def test_without_the_extra_the_official_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,30 +16,7 @@ from bitroute.envs.alfworld.simulator.export import Rules, export_game, find_rul
 from bitroute.envs.alfworld.simulator.game import AlfworldTask, TaskKind
 from bitroute.envs.alfworld.simulator.load import GAME_FILE, TRAJECTORY_FILE, find_games, load_game, load_task
 from bitroute.errors import DataError
-
-ACTIONS = {
-    "look": "look",
-    "inventory": "inventory",
-    "examineReceptacle": "examine {r}",
-    "examineObject": "examine {o}",
-    "GotoLocation": "go to [{r.name | receptacleatlocation(r:receptacle, lend:location)}]",
-    "OpenObject": "open {r}",
-    "CloseObject": "close {r}",
-    "PickupObject": "take {o} from {r}",
-    "PutObject": "move {o} to {r}",
-    "CleanObject": "clean {o} with {r}",
-    "HeatObject": "heat {o} with {r}",
-    "CoolObject": "cool {o} with {r}",
-    "ToggleObject": "use {o}",
-    "SliceObject": "slice {co} with {ko}",
-    "help": "help",
-}
-# Just enough of a domain and a grammar for the loader to know them.
-RULES = Rules(
-    domain="(define (domain alfred)\n" + "\n".join(f"(:action {name} )" for name in ACTIONS) + ")",
-    grammar='grammar :: """ {"task": [ { "rhs": "Your task is to: UNKNOWN \\"GOAL\\"." } ]} """;\n'
-    + "\n".join(f'action {name} {{\n    template :: "{template}";\n}}' for name, template in ACTIONS.items()),
-)
+from support.alfworld_rules import RULES
 
 
 @pytest.mark.parametrize("index", range(12))

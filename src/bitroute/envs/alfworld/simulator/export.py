@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from bitroute.envs.alfworld.simulator.game import Game, TaskKind, Thing, demangled
+from bitroute.envs.alfworld.simulator.game import TASK_MARK, Game, Goal, TaskKind, Thing, demangled
 from bitroute.envs.alfworld.simulator.load import GAME_FILE, TRAJECTORY_FILE
 from bitroute.errors import CapabilityError, DataError
 
@@ -85,7 +85,7 @@ def export_game(game: Game, root: str | Path, rules: Rules) -> Path:
     `load_game` reads back an equal game. Raises DataError when the rules have no task line or a file cannot be written;
     files appear complete or not at all.
     """
-    grammar, replaced = _TASK_LINE.subn(lambda found: found[1] + json.dumps(game.goal.text), rules.grammar, count=1)
+    grammar, replaced = _TASK_LINE.subn(lambda found: found[1] + json.dumps(game.task_line), rules.grammar, count=1)
     if not replaced:
         raise DataError(f"{game.id}: the grammar to export with has no task line")
     content = {
@@ -112,7 +112,7 @@ def problem_text(game: Game) -> str:
     lines += _declarations(game)
     lines += [")", "(:init"]
     lines += [f"    ({fact})" for fact in _facts(game)]
-    lines += [")", "(:goal", *_goal(game), ")", ")", ""]
+    lines += [")", "(:goal", *_conjunction(game), ")", ")", ""]
     return "\n".join(lines)
 
 
@@ -121,9 +121,9 @@ def _declarations(game: Game) -> Iterator[str]:
         return (f"    {name} - {kind}" for name in dict.fromkeys(names) if name)
 
     object_types = {thing.type for thing in game.things if thing.type} | {name for _, name in game.can_contain} | _OBJECT_TYPES
-    object_types |= {name for name in (game.goal.target, game.goal.lamp) if name}
+    object_types |= {name for goal in game.goals for name in (goal.target, goal.lamp) if name}
     types = {receptacle.type for receptacle in game.receptacles} | {name for name, _ in game.can_contain} | _RECEPTACLE_TYPES
-    types |= {game.goal.parent} if game.goal.parent else set()
+    types |= {goal.parent for goal in game.goals if goal.parent}
     yield from declare((f"{name}Type" for name in sorted(object_types)), "otype")
     yield from declare((f"{name}Type" for name in sorted(types)), "rtype")
     yield from declare((thing.id for thing in game.things), "object")
@@ -151,8 +151,14 @@ def _is(thing: Thing, flag: str) -> bool:
     return bool(getattr(thing, flag))
 
 
-def _goal(game: Game) -> list[str]:
-    goal = game.goal
+def _conjunction(game: Game) -> list[str]:
+    """The goal as the published files have it; several of them in one conjunction."""
+    if not game.earlier:
+        return _goal(game.goal)
+    return ["(and", *(line for goal in game.goals for line in _goal(goal)), ")"]
+
+
+def _goal(goal: Goal) -> list[str]:
     target, parent = f"{goal.target}Type", f"{goal.parent}Type"
     if goal.kind is TaskKind.LOOK:
         lit = f"(objectType ?ot {goal.lamp}Type) (toggleable ?ot) (isToggled ?ot)"
@@ -179,7 +185,7 @@ def _trajectory(game: Game) -> dict[str, object]:
     directory, _, trial = game.id.rpartition("/")
     room = re.search(r"(\d+)$", directory)
     number = int(room[1]) if room else 0
-    sentence = goal.text.removeprefix("Your task is to: ")
+    sentence = game.task_line.removeprefix(TASK_MARK)
     return {
         "task_id": trial,
         "task_type": goal.kind.value,

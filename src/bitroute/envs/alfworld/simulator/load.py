@@ -11,13 +11,24 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from bitroute.envs.alfworld.simulator.game import AlfworldTask, Game, Goal, Receptacle, TaskKind, Thing, numbered_names
+from bitroute.envs.alfworld.simulator.game import (
+    GOAL_JOINT,
+    TASK_MARK,
+    AlfworldTask,
+    Game,
+    Goal,
+    Receptacle,
+    TaskKind,
+    Thing,
+    numbered_names,
+)
 from bitroute.errors import ConfigError, DataError
 
 GAME_FILE = "game.tw-pddl"
@@ -112,12 +123,13 @@ def load_game(file: Path) -> Game:
     start, end = problem.find("(:init"), problem.find("(:goal")
     if not 0 <= start < end:
         raise DataError(f"{file}: pddl_problem has no (:init ...) followed by a (:goal ...)")
-    goal = _goal(problem[end:], data.grammar, file)
+    *earlier, goal = _goals(problem[end:], data.grammar, file)
     trajectory = file.with_name(TRAJECTORY_FILE)
     if trajectory.exists() and (said := _decode(trajectory, _TrajectoryFile).task_type) != goal.kind:
         raise DataError(f"{trajectory}: task_type is {said!r}, but the goal of {GAME_FILE} is {goal.kind.value!r}")
     facts = _facts(problem[start + len("(:init") : end], file)
-    return _assemble("/".join(file.parts[-3:-1]), goal, facts, tuple(data.walkthrough or ()), file)
+    game = _assemble("/".join(file.parts[-3:-1]), goal, facts, tuple(data.walkthrough or ()), file)
+    return replace(game, earlier=tuple(earlier))
 
 
 def find_games(root: str | Path | None, split: str) -> list[Path]:
@@ -177,11 +189,47 @@ def _is_known_domain(domain: str) -> bool:
     return "(exists (?l - location ?r - receptacle)" not in code
 
 
-def _goal(text: str, grammar: str, file: Path) -> Goal:
+def _goals(text: str, grammar: str, file: Path) -> list[Goal]:
+    """The goal of a published file, or all those of a conjunction that `export.py` wrote; each with its own task line."""
     line = _TASK.search(grammar)
     if line is None:
         raise DataError(f"{file}: the grammar has no task line")
     task: str = msgspec.json.decode(line[1], type=str)
+    parts = _conjuncts(text)
+    if len(parts) == 1:
+        return [_goal(parts[0], task, file)]
+    sentences = task.removeprefix(TASK_MARK).removesuffix(".").split(GOAL_JOINT)
+    if len(sentences) != len(parts):
+        raise DataError(f"{file}: the goal has {len(parts)} parts, its task line {len(sentences)}")
+    goals = [_goal(part, f"{TASK_MARK}{said}.", file) for part, said in zip(parts, sentences, strict=True)]
+    if any(goal.kind is TaskKind.LOOK for goal in goals[:-1]):
+        raise DataError(f"{file}: to look at something under a lamp must be the last of several goals")
+    return goals
+
+
+def _conjuncts(text: str) -> list[str]:
+    """The formulas joined by the outermost `and`, where each is an `and` itself; else the text as the only one."""
+    inner = text.partition("(:goal")[2]
+    start = re.match(r"\s*\(and(?=\s*\(and\b)", inner)
+    if start is None:
+        return [text]
+    parts, depth, begun = [], 0, 0
+    for place in range(start.end(), len(inner)):
+        if inner[place] == "(":
+            if depth == 0:
+                begun = place
+            depth += 1
+        elif inner[place] == ")":
+            depth -= 1
+            if depth < 0:
+                break
+            if depth == 0:
+                parts.append(inner[begun : place + 1])
+    return parts
+
+
+def _goal(text: str, task: str, file: Path) -> Goal:
+    """One goal of a single kind, by the predicates in its formula."""
     types = [(predicate, name.removesuffix("Type")) for predicate, _, name in _GOAL_TYPE.findall(text)]
     objects = [name for predicate, name in types if predicate == "objectType"]
     parents = {name for predicate, name in types if predicate == "receptacleType"}
