@@ -1,6 +1,6 @@
 """Compares the native ALFWorld engine with the official one, frame by frame: text, admissible commands in order, won, done.
 
-Needs the official games ($ALFWORLD_DATA or --data), but for generated ones, and the extra: pip install 'bitroute[alfworld]'. The
+Needs the extra: pip install 'bitroute[alfworld]', and the official games ($ALFWORLD_DATA or --data) but for generated ones. The
 full run takes hours:
     python benchmarks/alfworld_differential.py
     python benchmarks/alfworld_differential.py --part random --games 10 --steps 60 --seed 3
