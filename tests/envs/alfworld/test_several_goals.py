@@ -18,7 +18,7 @@ from bitroute.envs.alfworld.agent import AlfworldAgent
 from bitroute.envs.alfworld.corpus import expert_source
 from bitroute.envs.alfworld.demonstrations import demonstrate
 from bitroute.envs.alfworld.expert import Expert, kind_of
-from bitroute.envs.alfworld.message import reminder
+from bitroute.envs.alfworld.message import message, reminder
 from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
 from bitroute.envs.alfworld.simulator.export import export_game
 from bitroute.envs.alfworld.simulator.game import AlfworldTask, Goal, TaskKind
@@ -116,18 +116,52 @@ def test_the_task_is_one_sentence_and_the_reminder_has_all_goals(errands: Alfwor
 
 
 def test_the_expert_takes_what_is_in_sight_and_finishes_what_it_holds(errands: AlfworldTask) -> None:
+    (place,), clean = errands.game.earlier, errands.game.goal
     world = AlfworldEnvironment()
-    observation = world.reset(errands)
-    expert, actions, done = Expert(observation), [], False
-    while not done:
-        actions.append(expert.act(observation))
-        transition = world.step(actions[-1])
+    observation = world.reset(replace(errands, game=replace(errands.game, earlier=(clean,), goal=place)))
+    expert, actions, done = Expert(observation), ["go to fridge 1", "open fridge 1"], False
+    for step in range(90):
+        if done:
+            break
+        if step >= len(actions):
+            actions.append(expert.act(observation))
+        transition = world.step(actions[step])
         observation, done = transition.observation, transition.done
-        expert.observe(actions[-1], observation)
-    assert [a for a in actions if a.split()[0] in ("take", "clean", "move")] == [
-        *("take apple 2 from countertop 1", "clean apple 2 with sinkbasin 1", "move apple 2 to fridge 1"),
+        expert.observe(actions[step], observation)
+    assert done
+    assert [action for action in actions if action.split()[0] in ("take", "clean", "move")] == [
+        *("take apple 1 from fridge 1", "clean apple 1 with sinkbasin 1", "move apple 1 to fridge 1"),
         *("take book 1 from countertop 1", "move book 1 to sidetable 1"),
     ]
+
+
+def test_the_expert_explores_for_the_last_goal_first(errands: AlfworldTask) -> None:
+    single = replace(errands, game=replace(errands.game, earlier=()))
+    openings = [AlfworldEnvironment().reset(task) for task in (errands, single)]
+    assert Expert(openings[0]).act(openings[0]) == Expert(openings[1]).act(openings[1])
+
+
+def test_the_reminder_ends_with_what_is_within_reach(errands: AlfworldTask) -> None:
+    world = AlfworldEnvironment()
+    opening = observation = world.reset(errands)
+    lines = []
+    for command in BOOK:
+        lines.append(message(opening, observation).rpartition("Goal: ")[2])
+        observation = world.step(command).observation
+    order, other = "sidetable put book, fridge clean apple", "fridge clean apple, sidetable put book"
+    assert lines == [order, order, other, other]  # nothing is near; both are; the book is held
+
+
+def test_in_the_reminder_what_is_to_be_looked_at_comes_first_until_it_is_held(errands: AlfworldTask) -> None:
+    world = AlfworldEnvironment()
+    task = replace(errands, game=replace(errands.game, earlier=(errands.game.goal,), goal=LAMP))
+    opening = observation = world.reset(task)
+    lines = []
+    for command in (*BOOK[:2], "look"):
+        lines.append(message(opening, observation).rpartition("Goal: ")[2])
+        observation = world.step(command).observation
+    waiting = "desklamp look book, fridge clean apple"
+    assert lines == [waiting, waiting, "fridge clean apple, desklamp look book"]
 
 
 def test_the_expert_leaves_what_is_to_be_looked_at_until_the_rest_is_done(house: House) -> None:

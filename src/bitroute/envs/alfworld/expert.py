@@ -8,7 +8,7 @@ because a small model shall learn them by imitation:
 - a target in sight is taken; else the one seen last is fetched; else exploring goes on;
 - a held target is treated, then put on the first listed place of the goal's type (of two, the second: where the first lies);
 - a held object of another type is put down here if possible, else where it came from;
-- of several goals whichever has a target in sight is worked on; exploring goes by the first that is not known to be reached;
+- of several goals whichever has a target in sight is worked on; exploring goes by the last that is not known to be reached;
   what is to be looked at under a lamp is left alone until everything else is done, for it must be in hand at the end.
 """
 
@@ -99,8 +99,8 @@ class Expert:
         return self._place(goal, self._held, commands)
 
     def _wanted(self) -> list[SpokenGoal]:
-        """The goals that may be worked on now, in the order of the sentence; never none."""
-        left = [goal for goal in self._goals if not self._reached(goal)] or [self._goals[-1]]
+        """The goals that may be worked on now, the last of the sentence first; never none."""
+        left = [goal for goal in reversed(self._goals) if not self._reached(goal)] or [self._goals[-1]]
         return [goal for goal in left if goal.kind is not TaskKind.LOOK] or left
 
     def _reached(self, goal: SpokenGoal) -> bool:
@@ -126,9 +126,10 @@ class Expert:
             for thing in self._contents[name]
             if kind_of(thing) in finished and finished[kind_of(thing)] != name
         ]
-        for name, thing in known:
-            if (take := f"take {thing} from {name}") in commands:
-                return take
+        for goal in wanted:
+            for name, thing in known:
+                if kind_of(thing) == goal.target and (take := f"take {thing} from {name}") in commands:
+                    return take
         for name, _ in known:
             if not _is_here(name, commands) or f"open {name}" in commands:
                 return _approach(name, commands)
