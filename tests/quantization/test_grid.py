@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitroute.quantization.grid import decode, encode, fit_grid
+from bitroute.quantization.grid import Grid, decode, encode, fit_clipped_grid, fit_grid
 from bitroute.quantization.scheme import BITS, GROUPS
 
 
@@ -110,3 +110,33 @@ def test_what_cannot_be_put_on_a_grid_is_refused() -> None:
         weight[1, 3] = bad
         with pytest.raises(ValueError, match="not finite in float16"):
             fit_grid(weight, 4, 64)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_clipped_grid_loses_no_more_than_the_whole_range_and_less_where_few_weights_are_far_out(bits: int) -> None:
+    random = torch.Generator().manual_seed(4)
+    weight, importance = torch.randn(32, 384, generator=random) * 0.05, torch.rand(384, generator=random)
+    weight[:, ::64] *= 4  # outliers
+
+    def lost(grid: Grid) -> torch.Tensor:
+        error = (decode(encode(weight, grid), grid) - weight).double().square() * importance
+        return error.view(32, 6, 64).sum(-1)
+
+    whole, clipped = lost(fit_grid(weight, bits, 64)), lost(fit_clipped_grid(weight, bits, 64, importance))
+    assert bool((clipped <= whole * 1.0001).all())
+    assert float(clipped.sum() / whole.sum()) < {2: 0.5, 3: 0.75, 4: 0.95, 8: 1.0001}[bits]
+
+
+def test_what_is_never_active_does_not_count_for_the_range() -> None:
+    weight, importance = torch.linspace(-1.0, 1.0, 32).repeat(2, 1), torch.ones(32)
+    importance[[0, 1, 2, 3, 28, 29, 30, 31]] = 0.0
+    grid = fit_clipped_grid(weight, 3, 32, importance)
+    ends = torch.stack((grid.offset.float(), grid.offset.float() + grid.top * grid.scale.float()))
+    assert bool((ends.abs() < 0.85).all())
+
+
+def test_a_clipped_grid_of_equal_weights_is_their_value() -> None:
+    grid = fit_clipped_grid(torch.full((1, 32), 0.25), 2, 32, torch.ones(32))
+    assert (grid.scale.tolist(), grid.offset.tolist()) == ([[0.0]], [[0.25]])
+    with pytest.raises(ValueError, match="not finite in float16"):
+        fit_clipped_grid(torch.full((1, 32), 1e6), 2, 32, torch.ones(32))

@@ -5,7 +5,7 @@ from torch import Tensor
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.decoder import Decoder, DecoderConfig, sequence_logits
 from bitroute.quantization.gptq import Elimination, Hessian, gptq
-from bitroute.quantization.grid import decode, encode, fit_grid
+from bitroute.quantization.grid import decode, encode, fit_clipped_grid, fit_grid
 from bitroute.quantization.model import quantized_linears
 from bitroute.quantization.quantize import quantize_model
 from bitroute.quantization.scheme import Scheme
@@ -61,7 +61,8 @@ def test_gptq_calibrates_each_layer_on_what_quantized_layers_feed_it(model: Deco
                 sequence_logits(variant, batch)
         hook.remove()
         weight = model.get_submodule(name).weight
-        expected = gptq(weight, fit_grid(weight, 2, 32), Elimination.of(hessian.matrix))
+        solved = Elimination.of(hessian.matrix)
+        expected = gptq(weight, fit_clipped_grid(weight, 2, 32, solved.diagonal), solved)
         assert torch.equal(quantized_linears(variant)[name].codes, expected)
 
 

@@ -46,12 +46,18 @@ def _identity(model_directory: Path, _: tuple[tuple[Path, int, int], ...]) -> st
     return fingerprint(Weights(model_directory))
 
 
-def quantize(model_directory: Path, scheme: str, out: Path, calibration: Callable[[], tuple[Sequence[Tensor], str]]) -> Path:
+def quantize(
+    model_directory: Path,
+    scheme: str,
+    out: Path,
+    calibration: Callable[[], tuple[Sequence[Tensor], str]],
+    dtype: torch.dtype = torch.float32,
+) -> Path:
     """Write the variant `scheme` of a model into `out` unless it is there already; its path.
 
     A variant that lies with the model is copied. `calibration` gives token batches [1, t] and says where they come from; GPTQ
-    and mean widths alone ask for them. Raises ConfigError for an unknown scheme, DataError when the model cannot be read and
-    when the file in `out` is damaged or another model's.
+    and mean widths alone ask for them, and make their passes in `dtype`. Raises ConfigError for an unknown scheme, DataError
+    when the model cannot be read and when the file in `out` is damaged or another model's.
     """
     parsed = Scheme.parse(scheme)
     path = variant_path(out, scheme)
@@ -66,11 +72,17 @@ def quantize(model_directory: Path, scheme: str, out: Path, calibration: Callabl
     model = load_model(model_directory, torch.float32)
     if parsed.calibrated:
         batches, source = calibration()
-        variant = quantize_model(model, parsed, CalibrationBatches(batches, sequence_logits, source))
+        variant = quantize_model(model, parsed, CalibrationBatches(batches, sequence_logits, source, dtype))
         save_variant(path, variant, parsed, model=name, calibration=source)
     else:
         save_variant(path, quantize_model(model, parsed), parsed, model=name)
     return path
+
+
+def dtype_of(spec: EngineSpec) -> torch.dtype:
+    """The arithmetic that `spec` asks for: measured where it says `auto`."""
+    config = read_config(spec.model)
+    return pick_dtype(spec.dtype, pick_device(spec.device), config.hidden_size, config.intermediate_size)
 
 
 def load_torch(spec: EngineSpec, end_token: int) -> TorchEngine:
@@ -81,8 +93,7 @@ def load_torch(spec: EngineSpec, end_token: int) -> TorchEngine:
     occupies is reported by `quantization`. Raises DataError when a file is missing, damaged or another model's, CapabilityError
     when the device is not there.
     """
-    device, config = pick_device(spec.device), read_config(spec.model)
-    dtype = pick_dtype(spec.dtype, device, config.hidden_size, config.intermediate_size)
+    device, dtype = pick_device(spec.device), dtype_of(spec)
     model = load_model(spec.model, dtype).to(device)
     name = spec.fingerprint or identity(spec.model)
     ladder: dict[str, Decoder] = {}

@@ -61,10 +61,10 @@ def _identify_torch(model: Path) -> str:
 
 
 def _prepare_torch(spec: EngineSpec, calibration: CalibrationSource) -> None:
-    from bitroute.engines.loading import quantize  # noqa: PLC0415
+    from bitroute.engines.loading import dtype_of, quantize  # noqa: PLC0415
 
     for scheme in spec.schemes:
-        quantize(spec.model, scheme, spec.variants, calibration)
+        quantize(spec.model, scheme, spec.variants, calibration, dtype_of(spec))
 
 
 TORCH: Final = EngineKind(name="torch", load=_load_torch, identify=_identify_torch, check=Scheme.parse, prepare=_prepare_torch)

@@ -2,8 +2,8 @@
 
 Source: Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"
 (arXiv 2210.17323), algorithm 1, with the two refinements of its authors' code: columns in order of decreasing Hessian diagonal,
-and grids fixed beforehand (so that this order costs nothing in storage). The grids are those of rounding to nearest; only the
-choice of codes differs.
+and grids fixed beforehand (so that this order costs nothing in storage). Here the codes are chosen; the grids come from whoever
+asks.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ class Hessian:
 
 @dataclass(frozen=True, slots=True)
 class Elimination:
-    """A Hessian made ready: the `order` of its columns [inputs], and in that order the factor U of its inverse (H^-1 = U^T U,
-    upper triangular). It serves every matrix that reads these inputs.
+    """A Hessian made ready: its `diagonal` [inputs], the `order` of its columns [inputs], and in that order the factor U of its
+    inverse (H^-1 = U^T U, upper triangular). It serves every matrix that reads these inputs.
     """
 
+    diagonal: torch.Tensor
     order: torch.Tensor
     upper: torch.Tensor
 
@@ -64,7 +65,7 @@ class Elimination:
         factor, failed = torch.linalg.cholesky_ex(h + torch.diag(ridge))
         if int(failed):
             raise ValueError("the Hessian is not positive definite: use more calibration tokens")
-        return cls(order, torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True))
+        return cls(diagonal, order, torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True))
 
 
 def gptq(weight: torch.Tensor, grid: Grid, solved: Elimination) -> torch.Tensor:

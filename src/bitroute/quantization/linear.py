@@ -84,6 +84,14 @@ class QuantizedLinear(nn.Module):
         """Keep the decoded weight in memory: faster, and no longer small. It counts in `memory_bytes`; files leave it out."""
         self.dense = self.dequantize(dtype)
 
+    def materialized(self, dtype: torch.dtype) -> nn.Linear:
+        """A plain layer with the decoded weight, in `dtype`."""
+        plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        plain.weight = nn.Parameter(self.dequantize(dtype), requires_grad=False)
+        if self.bias is not None:
+            plain.bias = nn.Parameter(self.bias.to(dtype), requires_grad=False)
+        return plain
+
     def slice(self, bits: int) -> QuantizedLinear:
         """The layer of the top `bits` bits, on the same storage. Raises CapabilityError where no plane ends there."""
         widths = top_planes(self.widths, bits)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from bitroute.quantization.linear import QuantizedLinear
 from bitroute.quantization.model import M, block_linears, share_weights
 from bitroute.quantization.stages import CalibrationBatches
 
+MEASURED: Final = 16  # batches: some thousand tokens tell the layers apart, and one pass each is made backward, too
 Costs = dict[str, dict[int, float]]  # by layer and width, in nats a token
 
 
@@ -50,12 +52,12 @@ def measure_costs(
 
     Deterministic for a seed: the one of the tokens that are drawn.
     """
-    probe = share_weights(model)
-    linears = block_linears(probe)
     errors = {
-        name: {bits: layers[name].dequantize() - linear.weight.float() for bits, layers in candidates.items()}
-        for name, linear in linears.items()
+        name: {bits: (layers[name].dequantize() - linear.weight).to(calibration.dtype) for bits, layers in candidates.items()}
+        for name, linear in block_linears(model).items()
     }
+    probe = share_weights(model).to(calibration.dtype)
+    linears = block_linears(probe)
     sums = {name: dict.fromkeys(candidates, 0.0) for name in linears}
     random = torch.Generator().manual_seed(seed)
 
@@ -67,13 +69,13 @@ def measure_costs(
 
     def take(name: str, inputs: Tensor, gradient: Tensor) -> None:
         for bits, error in errors[name].items():
-            moved = F.linear(inputs.float(), error)
-            sums[name][bits] += float((gradient.float() * moved).sum(-1).double().square().sum())
+            moved = F.linear(inputs, error)
+            sums[name][bits] += float((gradient.float() * moved.float()).sum(-1).double().square().sum())
 
     hooks = [linear.register_forward_hook(partial(listen, name)) for name, linear in linears.items()]
     tokens = 0
     try:
-        for batch in calibration.batches:
+        for batch in calibration.batches[:MEASURED]:
             with torch.enable_grad():
                 logprobs = F.log_softmax(calibration.run(probe, batch).float(), dim=-1).flatten(0, -2)
                 drawn = torch.multinomial(logprobs.detach().exp().cpu(), 1, generator=random).to(logprobs.device)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from bitroute.errors import ConfigError, DataError
 from bitroute.quantization.gptq import Elimination, Hessian, gptq
-from bitroute.quantization.grid import encode, fit_grid
+from bitroute.quantization.grid import encode, fit_clipped_grid, fit_grid
 from bitroute.quantization.linear import QuantizedLinear
 from bitroute.quantization.mixing import choose_widths, measure_costs
 from bitroute.quantization.model import M, block_linears, replace, share_weights
@@ -46,11 +46,16 @@ def quantize_model(model: M, scheme: Scheme, calibration: CalibrationBatches[M] 
     if scheme.method == "rtn":
         replace(variant, {name: _quantized(name, linear, scheme, widths[name], None) for name, linear in linears.items()})
         return variant
+    done: dict[str, QuantizedLinear] = {}
+    running = share_weights(model).to(calibration.dtype)  # the passes are made on it
     with torch.no_grad(), tqdm(desc=str(scheme), total=len(linears), unit="layer", disable=None, leave=False) as bar:
-        for stage in walk(variant, linears, calibration):
+        for stage in walk(running, block_linears(running), calibration):
             solved = _eliminated(stage.names[0], stage.hessian)
-            replace(variant, {name: _quantized(name, linears[name], scheme, widths[name], solved) for name in stage.names})
+            layers = {name: _quantized(name, linears[name], scheme, widths[name], solved) for name in stage.names}
+            replace(running, {name: layer.materialized(calibration.dtype) for name, layer in layers.items()})
+            done |= layers
             bar.update(len(stage.names))
+    replace(variant, done)
     return variant
 
 
@@ -64,8 +69,8 @@ def _candidates(
             layers[name] = _quantized(name, linear, scheme, bits, None)
         return found
     with torch.no_grad():
-        copy = share_weights(model)
-        for stage in walk(copy, block_linears(copy), calibration):
+        running = share_weights(model).to(calibration.dtype)
+        for stage in walk(running, block_linears(running), calibration):
             solved = _eliminated(stage.names[0], stage.hessian)
             for name, (bits, layers) in product(stage.names, found.items()):
                 layers[name] = _quantized(name, linears[name], scheme, bits, solved)
@@ -80,9 +85,14 @@ def _eliminated(name: str, hessian: Hessian) -> Elimination:
 
 
 def _quantized(name: str, linear: nn.Linear, scheme: Scheme, bits: int, solved: Elimination | None) -> QuantizedLinear:
+    group = scheme.group_of(linear.in_features)
     try:
-        grid = fit_grid(linear.weight, bits, scheme.group_of(linear.in_features))
+        if solved is None:
+            grid = fit_grid(linear.weight, bits, group)
+            codes = encode(linear.weight, grid)
+        else:
+            grid = fit_clipped_grid(linear.weight, bits, group, solved.diagonal)
+            codes = gptq(linear.weight, grid, solved)
     except ValueError as error:
         raise DataError(f"{name}: {error}") from error
-    codes = encode(linear.weight, grid) if solved is None else gptq(linear.weight, grid, solved)
     return QuantizedLinear.from_codes(codes, grid, scheme.planes(bits), linear.bias)

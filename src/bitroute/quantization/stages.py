@@ -13,6 +13,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any, Generic
 
+import torch
 from torch import Tensor, nn
 
 from bitroute.errors import DataError
@@ -24,12 +25,14 @@ from bitroute.quantization.model import M, replace
 class CalibrationBatches(Generic[M]):
     """Inputs to calibrate on, and how to run a model on one: `run(model, batch)` gives logits [..., vocabulary].
 
-    Every position of a batch counts, so batches hold no padding. `source` says in a few words where they come from.
+    Every position of a batch counts, so batches hold no padding. `source` says in a few words where they come from. `dtype` is
+    the arithmetic of the passes; what is measured on them, and the rounding, are in float32 and float64 whatever it is.
     """
 
     batches: Sequence[Tensor]
     run: Callable[[M, Tensor], Tensor]
     source: str
+    dtype: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True, slots=True)
