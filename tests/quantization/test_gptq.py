@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from bitroute.quantization import gptq as gptq_module
@@ -72,6 +74,24 @@ def test_outputs_err_six_times_less_than_after_rounding_to_nearest(bits: int, rt
     )
     assert nearest == pytest.approx(rtn, rel=0.1)
     assert calibrated / nearest == pytest.approx(ratio, abs=0.02)
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10**6), bits=st.sampled_from([2, 3, 4]), inputs=st.sampled_from([32, 64, 96]), rank=st.integers(4, 200)
+)
+def test_on_the_inputs_it_was_calibrated_on_it_errs_no_more_than_rounding_to_nearest(
+    seed: int, bits: int, inputs: int, rank: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    hessian = moments(torch.randn(rank, inputs, generator=random) @ torch.randn(inputs, inputs, generator=random))
+    weight = weights(seed, 32, inputs)
+    grid = fit_grid(weight, bits, inputs)
+    nearest, calibrated = (
+        output_error(weight, decode(codes, grid), hessian)
+        for codes in (encode(weight, grid), gptq(weight, grid, Elimination.of(hessian)))
+    )
+    assert calibrated <= nearest
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
