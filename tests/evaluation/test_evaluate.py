@@ -3,11 +3,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from bitroute.cost import CostModel, Rates
 from bitroute.errors import DataError
 from bitroute.evaluation.evaluate import evaluate
-from bitroute.evaluation.results import Evaluation, PolicyRole, PolicyRun
+from bitroute.evaluation.results import Evaluation, Measure, PolicyRole, PolicyRun
 
 LADDER = ("low", "high")
 
@@ -54,6 +55,15 @@ def test_share_is_the_mean_over_episodes_not_over_steps(make_run) -> None:
     assert row.cost is not None and row.cost.value == pytest.approx(1 / 6)  # the cost counts steps: 1 of 6
 
 
+def test_the_pooled_share_counts_steps_of_all_episodes_together(make_run) -> None:
+    result = run_all(
+        [make_run("all-high", "11", ["h", "hhhhh"]), make_run("all-low", "01", "l"), make_run("x", "11", ["h", "hllll"])]
+    )
+    row = result.table("unseen")[2]
+    assert (row.share.value, row.pooled.value) == (0.6, pytest.approx(2 / 6))
+    assert row.pooled.low == pytest.approx(0.2) and row.pooled.high == pytest.approx(1.0)  # one task drawn twice
+
+
 def test_a_budget_is_kept_within_two_hundredths(make_run) -> None:
     runs = [make_run("all-high", "1" * 50, "h"), make_run("all-low", "0" * 50, "l")]
     for highs, kept in ((16, True), (17, False)):
@@ -96,10 +106,15 @@ def test_seeds_are_averaged_by_task_and_their_spread_is_told(make_run) -> None:
     assert row.success_sd == pytest.approx(0.25)
     assert (row.share.value, row.share_sd) == (pytest.approx(0.5), pytest.approx(0.5))
     against_high, against_low = row.against
-    # differences in thirds: tasks 3 and 4 lost by 1/3 and 2/3; all signs give |sum| >= 3 for 2 of 4
-    assert (against_high.wins, against_high.losses, against_high.p) == (0, 2, 0.5)
+    assert (against_high.wins, against_high.losses) == (0, 2)
     assert (against_low.wins, against_low.losses) == (4, 0)
-    assert against_low.p == pytest.approx(2 / 16)
+    # Differences in thirds, by task 0, 0, -1/3, -2/3 and by seed 0, -1/4, -1/2, what is shared after both means 5/18.
+    by_tasks, by_seeds, shared = (11 / 108) / 4, (1 / 16) / 3, (5 / 6 / 6) / 12
+    variance = by_tasks + by_seeds - shared
+    freedom = 2 * (variance / by_seeds) ** 2
+    assert against_high.p == pytest.approx(2 * t.sf(0.25 / math.sqrt(variance), freedom))
+    assert row.success.low < 0.75 < row.success.high
+    assert against_low.p < against_high.p
 
 
 def test_holm_corrects_over_the_policies_of_a_table(make_run) -> None:
@@ -152,7 +167,7 @@ def test_tenths_without_a_step_are_empty(make_run) -> None:
     assert result.spending[1].deciles[5] == 0
 
 
-def test_equal_share_compares_with_the_line_between_neighbours(make_run) -> None:
+def test_equal_spending_compares_with_the_line_between_neighbours(make_run) -> None:
     tasks = 40
     result = run_all(
         [
@@ -163,8 +178,9 @@ def test_equal_share_compares_with_the_line_between_neighbours(make_run) -> None
             make_run("dmr", "1" * 33 + "0" * 7, "hlll", role=PolicyRole.LEARNED),
         ]
     )
-    random, oracle = result.equal_share
-    assert (random.policy, random.family, random.share, random.oracle) == ("dmr", "random", 0.25, False)
+    random, oracle = (e for e in result.equal if e.measure is Measure.SHARE)
+    assert (random.policy, random.family, random.spent, random.oracle) == ("dmr", "random", 0.25, False)
+    assert (random.between, random.curve_spent) == (("all-low", "random 0.5"), 0.25)
     assert random.curve == pytest.approx(23 / tasks)  # half way between all-low's 20 and random's 26
     assert random.difference.value == pytest.approx(10 / tasks)
     assert random.difference.low > 0.1
@@ -174,6 +190,10 @@ def test_equal_share_compares_with_the_line_between_neighbours(make_run) -> None
     assert random.p_holm == pytest.approx(2 * random.p)
     assert (oracle.family, oracle.oracle, oracle.curve) == ("oracle", True, pytest.approx(0.9))
     assert oracle.difference.value == pytest.approx(-3 / tasks)
+    # All episodes have four steps, and a call is what is paid for: the three measures say the same.
+    for measure in (Measure.POOLED, Measure.COST):
+        same = next(e for e in result.equal if e.measure is measure)
+        assert (same.spent, same.curve, same.p) == (random.spent, pytest.approx(random.curve), pytest.approx(random.p))
 
 
 def test_simulated_policies_come_out_as_they_were_made(simulated: list[PolicyRun]) -> None:
@@ -185,9 +205,9 @@ def test_simulated_policies_come_out_as_they_were_made(simulated: list[PolicyRun
     gap = rows["dmr 0.3"].gap
     assert gap is not None and gap.estimate.low < 0.92 < gap.estimate.high
     assert gap.inverted < 0.01
-    [against_random] = [e for e in result.equal_share if e.family == "random"]
-    assert against_random.difference.low > 0
-    assert against_random.p_holm < 0.01
+    against_random = [e for e in result.equal if e.family == "random"]
+    assert [e.measure for e in against_random] == list(Measure)
+    assert all(e.difference.low > 0 and e.p_holm < 0.01 for e in against_random)
     curves = result.curves("unseen")
     assert [row.policy for row in curves["random"]] == ["random 0.25", "random 0.5", "random 0.75"]
     assert result == evaluate(simulated, environment="toy", ladder=LADDER)

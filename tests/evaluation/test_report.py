@@ -76,13 +76,20 @@ def result(simulated: list[PolicyRun]) -> Evaluation:
 @pytest.fixture(scope="module")
 def directory(result: Evaluation, simulated: list[PolicyRun], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "runs" / "demo"
-    write_report(path, [result], labels(500), [example(simulated[-1])], {"title": "A <title>", "seeds": [0, 1, 2]})
+    write_report(
+        path,
+        [result],
+        labels(500),
+        [example(simulated[-1])],
+        {"title": "A <title>", "seeds": [0, 1, 2]},
+        notes=["Nobody saw <them> before."],
+    )
     return path
 
 
 def test_the_directory_holds_page_document_and_figures(directory: Path) -> None:
     names = sorted(str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file())
-    figures = ["cost-0-0.png", "episode-0.png", "kl.png", "pareto-0-0.png", "spending-0-0.png"]
+    figures = ["cost-0-0.png", "episode-0.png", "kl.png", "pooled-0-0.png", "share-0-0.png", "spending-0-0.png"]
     assert names == [*(f"figures/{name}" for name in figures), "report.html", "report.json"]
     for name in figures:
         data = (directory / "figures" / name).read_bytes()
@@ -92,7 +99,7 @@ def test_the_directory_holds_page_document_and_figures(directory: Path) -> None:
 def test_the_page_stands_alone(directory: Path) -> None:
     text = (directory / "report.html").read_text()
     page = Page(text)
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 6
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     assert page.links and all(link.startswith("#") and link[1:] in page.ids for link in page.links)
     assert len(page.ids) == len(set(page.ids))
@@ -114,6 +121,10 @@ def test_the_page_tells_what_was_found(directory: Path, result: Evaluation) -> N
         "Step by step",
         "High precision by kind of action",
         "[0, 1, 2]",
+        "At equal K:",
+        "At equal pooled share:",
+        "At equal cost:",
+        "Nobody saw &lt;them&gt; before.",
     ):
         assert words in text
     assert "buy &lt;b&gt;now&lt;/b&gt; for $10 or $20" in text
@@ -122,7 +133,7 @@ def test_the_page_tells_what_was_found(directory: Path, result: Evaluation) -> N
 
 def test_the_document_holds_the_figures_that_are_asked_for(directory: Path, result: Evaluation) -> None:
     found = json.loads((directory / "report.json").read_text())
-    assert (found["schema_version"], found["meta"]["seeds"]) == (1, [0, 1, 2])
+    assert (found["schema_version"], found["meta"]["seeds"]) == (2, [0, 1, 2])
     [evaluation] = found["evaluations"]
     assert len(evaluation["policies"]) == len(result.rows)
     row = next(r for r in result.table("unseen") if r.policy == "dmr 0.3")
@@ -131,6 +142,11 @@ def test_the_document_holds_the_figures_that_are_asked_for(directory: Path, resu
     assert (stored["environment"], stored["split"], stored["n"]) == ("toy", "unseen", 300)
     assert (stored["success"], stored["success_interval"]) == (row.success.value, [row.success.low, row.success.high])
     assert (stored["realised_share"], stored["relative_cost"]) == (row.share.value, row.cost.value)
+    assert stored["pooled_share_interval"] == [row.pooled.low, row.pooled.high]
+    assert [(e["measure"], e["family"]) for e in evaluation["equal"]] == [
+        (measure, family) for measure in ("share", "pooled", "cost") for family in ("random", "kl oracle")
+    ]
+    assert found["notes"] == ["Nobody saw <them> before."]
     assert stored["gap_recovered_interval"] == [row.gap.estimate.low, row.gap.estimate.high]
     assert (stored["budget"], stored["within_budget"], stored["role"]) == (0.3, True, "learned")
     assert set(stored["against"]) == {"all-high", "all-low"}
@@ -161,7 +177,7 @@ def test_a_report_needs_no_labels_examples_or_learned_policy(make_run, tmp_path:
     found = json.loads((tmp_path / "report.json").read_text())
     assert found["sensitivity"] is None
     assert found["evaluations"][0]["policies"][0]["gap_recovered"] is None
-    assert [p.name for p in (tmp_path / "figures").iterdir()] == ["pareto-0-0.png"]
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["cost-0-0.png", "pooled-0-0.png", "share-0-0.png"]
 
 
 def test_several_evaluations_share_a_page(make_run, tmp_path: Path) -> None:
@@ -172,7 +188,7 @@ def test_several_evaluations_share_a_page(make_run, tmp_path: Path) -> None:
     write_report(tmp_path, results)
     page = Page((tmp_path / "report.html").read_text())
     assert len(page.ids) == len(set(page.ids))
-    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["pareto-0-0.png", "pareto-1-0.png"]
+    assert {p.name for p in (tmp_path / "figures").iterdir()} >= {"share-0-0.png", "share-1-0.png"}
 
 
 def test_equal_input_gives_equal_bytes(make_run, tmp_path: Path) -> None:
@@ -181,7 +197,7 @@ def test_equal_input_gives_equal_bytes(make_run, tmp_path: Path) -> None:
     )
     for name in ("a", "b"):
         write_report(tmp_path / name, [result])
-    for file in ("report.html", "report.json", "figures/pareto-0-0.png"):
+    for file in ("report.html", "report.json", "figures/cost-0-0.png"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 

@@ -34,11 +34,14 @@ def test_the_table_has_a_line_for_every_policy(result: Evaluation) -> None:
 
 
 def test_the_sentences_say_what_was_found(result: Evaluation) -> None:
-    gap, achieved, compared = conclusions(result, "unseen")
+    gap, achieved, *compared = conclusions(result, "unseen")
     assert gap.startswith("Of 300 tasks all-high solved 80.3 %, all-low 54.3 %: a gap of 26.0 points.")
     assert "mean of 3 seeds" in achieved and "within its budget of 30 %" in achieved and "of the gap." in achieved
-    assert "beats random (+" in compared and "cannot be told from kl oracle (+0.0 [" in compared
-    assert summary_table(result).count("\n- ") == 3
+    assert len(compared) == 3
+    for sentence, measure in zip(compared, ("K (", "pooled share (", "cost ("), strict=True):
+        assert sentence.startswith(f"At equal {measure}")
+        assert "beats random (+" in sentence and "cannot be told from kl oracle (" in sentence
+    assert summary_table(result).count("\n- ") == 5
 
 
 def test_an_oracle_is_called_one(make_run) -> None:

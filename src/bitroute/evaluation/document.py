@@ -8,18 +8,21 @@ from dataclasses import asdict
 from typing import Any
 
 from bitroute.evaluation.labels import LabelSummary
-from bitroute.evaluation.results import EqualShare, Evaluation, Spending, TableRow
+from bitroute.evaluation.results import EqualSpend, Evaluation, Spending, TableRow
 from bitroute.evaluation.statistics import Estimate
 from bitroute.evaluation.tables import conclusions
 
-SCHEMA = 1
+SCHEMA = 2
 
 
-def report_document(results: Sequence[Evaluation], labels: LabelSummary | None, meta: Mapping[str, Any]) -> dict[str, Any]:
+def report_document(
+    results: Sequence[Evaluation], labels: LabelSummary | None, meta: Mapping[str, Any], notes: Sequence[str]
+) -> dict[str, Any]:
     """The whole report as plain values (what `json.dumps` takes without NaN)."""
     return {
         "schema_version": SCHEMA,
         "meta": dict(meta),
+        "notes": list(notes),
         "evaluations": [_evaluation(evaluation) for evaluation in results],
         "sensitivity": asdict(labels) if labels else None,
     }
@@ -35,7 +38,7 @@ def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
         "resamples": evaluation.resamples,
         "seed": evaluation.seed,
         "policies": [_row(row, evaluation) for row in evaluation.rows],
-        "equal_share": [_equal(equal) for equal in evaluation.equal_share],
+        "equal": [_equal(equal) for equal in evaluation.equal],
         "spending": [_spending(spending) for spending in evaluation.spending],
         "conclusions": {split: conclusions(evaluation, split) for split in evaluation.splits()},
     }
@@ -59,6 +62,8 @@ def _row(row: TableRow, evaluation: Evaluation) -> dict[str, Any]:
         "realised_share": row.share.value,
         "realised_share_interval": _interval(row.share),
         "realised_share_sd": row.share_sd,
+        "pooled_share": row.pooled.value,
+        "pooled_share_interval": _interval(row.pooled),
         "budget": row.budget,
         "within_budget": row.within_budget(len(evaluation.ladder)),
         "relative_cost": row.cost.value if row.cost else None,
@@ -80,13 +85,16 @@ def _row(row: TableRow, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _equal(equal: EqualShare) -> dict[str, Any]:
+def _equal(equal: EqualSpend) -> dict[str, Any]:
     return {
         "split": equal.split,
+        "measure": equal.measure.value,
         "policy": equal.policy,
         "family": equal.family,
         "oracle": equal.oracle,
-        "realised_share": equal.share,
+        "spent": equal.spent,
+        "curve_spent": equal.curve_spent,
+        "between": list(equal.between),
         "curve_success": equal.curve,
         "difference": equal.difference.value,
         "difference_interval": _interval(equal.difference),

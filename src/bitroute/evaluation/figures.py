@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from bitroute.episode import Episode, Sensitivity
 from bitroute.evaluation.labels import TOP_SHARE, concentration
-from bitroute.evaluation.results import Evaluation, PolicyRole, TableRow
+from bitroute.evaluation.results import Evaluation, Measure, PolicyRole, TableRow
 from bitroute.evaluation.statistics import Estimate
 from bitroute.evaluation.tables import oracle_name
 
@@ -96,13 +96,13 @@ def _figure(draw: Draw, size: tuple[float, float], palette: Palette) -> Figure:
     return figure
 
 
-def pareto(evaluation: Evaluation, split: str, *, against_cost: bool = False) -> Draw:
-    """Success against the realised share of high steps (or against relative cost), with intervals in both directions."""
+def pareto(evaluation: Evaluation, split: str, measure: Measure) -> Draw:
+    """Success against what was spent, counted by `measure`, with intervals in both directions."""
     high = next(row for row in evaluation.table(split) if row.policy == evaluation.reference)
     low = next(row for row in evaluation.table(split) if row.policy == evaluation.low)
 
     def place(row: TableRow) -> Estimate | None:
-        return row.cost if against_cost else row.share
+        return {Measure.SHARE: row.share, Measure.POOLED: row.pooled, Measure.COST: row.cost}[measure]
 
     def draw(figure: Figure, palette: Palette) -> None:
         axes = figure.add_subplot()
@@ -125,11 +125,12 @@ def pareto(evaluation: Evaluation, split: str, *, against_cost: bool = False) ->
                     ha="left" if name == "low" else "right",
                     color=palette[name],
                 )
-        axes.set_xlabel(
-            f"cost relative to {high.policy} ({evaluation.cost_unit}), %"
-            if against_cost
-            else f"K: share of steps at {evaluation.ladder[-1]}, %"
-        )
+        labels = {
+            Measure.SHARE: f"K: mean over episodes of the share of steps at {evaluation.ladder[-1]}, %",
+            Measure.POOLED: f"share of all steps at {evaluation.ladder[-1]}, %",
+            Measure.COST: f"cost relative to {high.policy} ({evaluation.cost_unit}), %",
+        }
+        axes.set_xlabel(labels[measure])
         axes.set_ylabel("tasks solved, %")
         _legend(figure, axes, palette)
 

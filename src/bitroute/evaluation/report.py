@@ -15,8 +15,8 @@ from bitroute.episode import Episode, Sensitivity, first_word
 from bitroute.errors import ConfigError, DataError
 from bitroute.evaluation.document import report_document
 from bitroute.evaluation.labels import summarise_labels
-from bitroute.evaluation.results import Evaluation, PolicyRole
-from bitroute.evaluation.tables import conclusions, p_against, p_value, percent, percent_interval
+from bitroute.evaluation.results import Evaluation, Measure, PolicyRole
+from bitroute.evaluation.tables import SPENDING, conclusions, p_against, p_value, percent, percent_interval
 from bitroute.store.files import write_atomic
 
 try:
@@ -42,20 +42,21 @@ def write_report(
     example_episodes: Sequence[Episode] = (),
     meta: Mapping[str, Any] | None = None,
     action_kind: Callable[[str], str] = first_word,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write `report.html`, `report.json` and `figures/*.png` into `directory`, each file whole or not at all.
 
     `meta` (JSON values by name: command, commit, seeds, tau ...) is shown as a table and stored; its `title` heads the page.
     `example_episodes` are shown step by step, with the KL of those steps that carry a label. `action_kind` groups the
-    labelled actions. Raises DataError without results,
-    for `meta` that is no JSON, and when the disk refuses.
+    labelled actions. `notes` are sentences on how to read the tables: which choices saw which tasks, what costs are. Raises
+    DataError without results, for `meta` that is no JSON, and when the disk refuses.
     """
     if not results:
         raise DataError("a report needs at least one evaluation")
     meta = dict(meta or {})
     labels = summarise_labels(sensitivity_labels, action_kind) if sensitivity_labels else None
     try:
-        text = json.dumps(report_document(results, labels, meta), indent=1, allow_nan=False) + "\n"
+        text = json.dumps(report_document(results, labels, meta, notes), indent=1, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise DataError(f"report meta cannot be stored as JSON: {error}") from error
     drawn: list[_Figure] = []
@@ -72,6 +73,7 @@ def write_report(
             labels=labels,
             kl_figure=kl_figure,
             examples=examples,
+            notes=notes,
             meta={key: value for key, value in meta.items() if key != "title"},
         )
     )
@@ -117,27 +119,22 @@ def _split(name: str, evaluation: Evaluation, split: str, drawn: list[_Figure]) 
     routed = [row for row in evaluation.table(split) if row.role in (PolicyRole.LEARNED, PolicyRole.ORACLE)]
     found = [
         _draw(
-            f"pareto-{name}",
-            figures.pareto(evaluation, split),
+            f"{measure.value}-{name}",
+            figures.pareto(evaluation, split, measure),
             (8.2, 5.4),
-            f"Up and to the left is better: more tasks solved with fewer steps at {evaluation.ladder[-1]}. A point above a "
-            "rule's line does better than that rule at the same share of high-precision steps. Bars are 95 % intervals over "
-            f"tasks; the shaded bands are those of {high} and {low}. An oracle (star, dashed) reads what no router can know "
-            "beforehand: it shows how much room there is, and is no competitor.",
+            caption,
             drawn,
         )
+        for measure, caption in {
+            Measure.COST: "Up and to the left is better: more tasks solved for less. Cost counts every call of an episode: "
+            "what a variant reads anew after it was away, probes, checks and the router's own decisions. Bars are 95 % intervals "
+            f"over tasks and seeds; the shaded bands are those of {high} and {low}. An oracle (star, dashed) reads what no "
+            "router can know beforehand: it shows how much room there is, and is no competitor.",
+            Measure.POOLED: "The same policies by the share of all steps of all episodes. Episodes in trouble are long, so a "
+            "policy that answers trouble spends more than its K says.",
+            Measure.SHARE: "The same policies by K, the mean over episodes of each episode's share, which budgets are kept by.",
+        }.items()
     ]
-    if evaluation.cost_unit != "high steps":
-        found.append(
-            _draw(
-                f"cost-{name}",
-                figures.pareto(evaluation, split, against_cost=True),
-                (8.2, 5.0),
-                "The same policies by what they cost, probes and router decisions included. A policy that asks for "
-                "measurements before it decides moves to the right here.",
-                drawn,
-            )
-        )
     if routed:
         found.append(
             _draw(
@@ -156,7 +153,10 @@ def _split(name: str, evaluation: Evaluation, split: str, drawn: list[_Figure]) 
         "figures": found,
         "rows": evaluation.table(split),
         "kinds": [(kind, evaluation.table(split, kind)) for kind in evaluation.kinds(split)],
-        "equal": [equal for equal in evaluation.equal_share if equal.split == split],
+        "equal": [
+            (SPENDING[measure], [e for e in evaluation.equal if (e.split, e.measure) == (split, measure)])
+            for measure in Measure
+        ],
         "spent": spent,
         "verbs": sorted({v.verb for s in spent for v in s.verbs}),
         "verb_shares": {s.policy: {v.verb: v for v in s.verbs} for s in spent},

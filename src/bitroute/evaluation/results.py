@@ -7,14 +7,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bitroute.episode import Episode
-from bitroute.evaluation.statistics import Estimate, GapRecovered
+from bitroute.evaluation.resampling import GapRecovered
+from bitroute.evaluation.statistics import Estimate
 
 ALL_KINDS = "all"
 BUDGET_TOLERANCE = 0.02
 
 
+class Measure(StrEnum):
+    """How spending is counted."""
+
+    SHARE = "share"  # K: mean over episodes of the share of steps at the highest variant
+    POOLED = "pooled"  # the share of all steps of all episodes
+    COST = "cost"  # relative to the reference policy's
+
+
 class PolicyRole(StrEnum):
-    """What a policy is in a comparison: how it is drawn, and whether it is compared with the others at equal share."""
+    """What a policy is in a comparison: how it is drawn, and whether it is compared with the others at equal spending."""
 
     FIXED = "fixed"  # always one variant
     BASELINE = "baseline"  # a rule that learned nothing
@@ -42,7 +51,7 @@ class PolicyRun:
 class Comparison:
     """A policy against a reference on the same tasks: difference of success, tasks won and lost, McNemar's exact test.
 
-    With several seeds a side the test is of their mean (exact sign flips), and a task is won where its mean is higher.
+    With several seeds the test is over tasks and seeds (`two_way_p`), and a task is won where its mean is higher.
     `p_holm` is corrected within one table: all policies of the split, or all policies and kinds of its table by kind.
     """
 
@@ -58,9 +67,9 @@ class Comparison:
 class TableRow:
     """One policy on one split, over all kinds of task (`kind` is "all") or one of them.
 
-    `success` is a share of tasks, `share` K (mean over episodes of the share of steps at the highest variant), `cost` the mean
-    cost relative to the reference policy's. Several seeds are averaged task by task; `*_sd` is their spread. `failures` counts
-    episodes that broke (they count as not solved), `steps` is the mean episode length.
+    `success` is a share of tasks, `share`, `pooled` and `cost` are what `Measure` says. Several seeds are averaged task by
+    task; `*_sd` is their spread. `failures` counts episodes that broke (they count as not solved), `steps` is the mean episode
+    length.
     """
 
     split: str
@@ -75,6 +84,7 @@ class TableRow:
     success_sd: float | None
     share: Estimate
     share_sd: float | None
+    pooled: Estimate
     cost: Estimate | None
     steps: float
     failures: int
@@ -89,20 +99,24 @@ class TableRow:
         return realised is not None and realised.value <= self.budget + BUDGET_TOLERANCE
 
 
-@dataclass(frozen=True, slots=True)
-class EqualShare:
-    """A learned policy against another method's curve at the policy's own share of high steps.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EqualSpend:
+    """A learned policy against another method's curve where that spends as much, counted by `measure`.
 
-    Between two points of the curve stands the policy that plays one or the other by a coin, whose share and success lie on the
-    line between them; the curve starts at all-low and ends at all-high. `difference` is policy minus curve, paired by task;
-    `p` is its normal approximation, `p_holm` corrected over all methods and policies of the split.
+    Between two points of the curve stands the policy that plays one or the other by a coin; the curve starts at all-low and
+    ends at all-high. `between` names the two points, `spent` is the policy's spending, `curve_spent` the curve's there: another
+    one only where the curve ends. `difference` is policy minus curve, `p_holm` is corrected over the policy's rivals by this
+    measure.
     """
 
     split: str
+    measure: Measure
     policy: str
     family: str
     oracle: bool
-    share: float
+    spent: float
+    curve_spent: float
+    between: tuple[str, str]
     curve: float
     difference: Estimate
     p: float
@@ -140,7 +154,7 @@ class Evaluation:
     resamples: int
     seed: int
     rows: tuple[TableRow, ...]
-    equal_share: tuple[EqualShare, ...]
+    equal: tuple[EqualSpend, ...]
     spending: tuple[Spending, ...]
 
     def splits(self) -> list[str]:

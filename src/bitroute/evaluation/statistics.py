@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,18 +36,6 @@ class Discordance:
     wins: int
     losses: int
     p: float
-
-
-@dataclass(frozen=True, slots=True)
-class GapRecovered:
-    """(policy - low) / (high - low), unclipped: 1 is the high variant's success, 0 the low one's, either may be passed.
-
-    `inverted` is the share of resamples in which low did at least as well as high. Their ratios count as they come (a zero
-    denominator has none and is left out): when the share is not small, the interval says little, and says so by its width.
-    """
-
-    estimate: Estimate
-    inverted: float
 
 
 def bootstrap_means(columns: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
@@ -104,25 +92,6 @@ def ratio_estimate(numerator: float, denominator: float, numerators: Floats, den
     return Estimate(numerator / denominator, *percentile_interval(ratios))
 
 
-def gap_recovered(
-    policy: Floats, low: Floats, high: Floats, *, resamples: int = RESAMPLES, seed: int = 0
-) -> GapRecovered | None:
-    """Gap recovered from three columns [tasks] of outcomes on the same tasks; None when low and high do equally well."""
-    columns = np.stack([policy, low, high], axis=1).astype(np.float64)
-    point = columns.mean(axis=0)[None, :]
-    return gap_of_means(point[0], bootstrap_means(columns, resamples=resamples, seed=seed))
-
-
-def gap_of_means(point: Floats, samples: Floats) -> GapRecovered | None:
-    """Gap recovered from means in the order policy, low, high: point [3], samples [resamples, 3]."""
-    # Rounding: means of equal outcomes can differ in the last bit, and a gap of 1e-17 is none.
-    gaps = np.round(samples[:, 2] - samples[:, 1], 12)
-    estimate = ratio_estimate(
-        float(point[0] - point[1]), round(float(point[2] - point[1]), 12), samples[:, 0] - samples[:, 1], gaps
-    )
-    return None if estimate is None else GapRecovered(estimate, float(np.mean(gaps <= 0)))
-
-
 def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> Estimate:
     """The Wilson score interval of a proportion (Wilson 1927). Raises ValueError without trials."""
     if not 0 <= successes <= trials or trials == 0:
@@ -144,35 +113,6 @@ def mcnemar(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> Disc
     wins, losses = int(np.sum(first & ~second)), int(np.sum(~first & second))
     p = float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
     return Discordance(wins, losses, p)
-
-
-def sign_flip(differences: npt.NDArray[np.int64]) -> Discordance:
-    """The exact two-sided test that flips the sign of each task's difference at random (Fisher 1935).
-
-    `differences` [tasks] are integers: first minus second successes, over a common number of runs each. With one run it is
-    McNemar's test; with several it is the test of their mean, where no task has just one outcome a side. The distribution of
-    the sum is computed exactly, by adding one task at a time.
-    """
-    sizes = np.abs(differences[differences != 0])
-    wins, losses = int(np.sum(differences > 0)), int(np.sum(differences < 0))
-    observed, total = abs(int(differences.sum())), int(sizes.sum())
-    # Heads count +size and tails 0: the sum of signed sizes is twice the sum over heads minus the total.
-    heads = np.zeros(total + 1)
-    heads[0] = 1.0
-    for size in sizes:
-        heads *= 0.5
-        heads[size:] += heads[:-size].copy()
-    sums = np.abs(2 * np.arange(total + 1) - total)
-    return Discordance(wins, losses, min(1.0, float(heads[sums >= observed].sum())))
-
-
-def paired_z(differences: Floats) -> float:
-    """Two-sided p-value that the mean of paired differences [tasks] is zero, by the normal approximation."""
-    spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
-    mean = float(differences.mean())
-    if spread == 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * norm.sf(abs(mean) / (spread / np.sqrt(len(differences)))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bitroute.evaluation.results import ALL_KINDS, EqualShare, Evaluation, PolicyRole, TableRow
+from bitroute.evaluation.results import ALL_KINDS, EqualSpend, Evaluation, Measure, PolicyRole, TableRow
 from bitroute.evaluation.statistics import Estimate
 
 SIGNIFICANT = 0.05
-_HEADINGS = ("policy", "n", "success %", "K %", "cost %", "gap recovered %", "p vs high", "p vs low")
+_HEADINGS = ("policy", "n", "success %", "K %", "pooled %", "cost %", "gap recovered %", "p vs high", "p vs low")
+SPENDING = {Measure.SHARE: "K", Measure.POOLED: "pooled share", Measure.COST: "cost"}
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -64,6 +65,7 @@ def text_table(evaluation: Evaluation, split: str, kind: str = ALL_KINDS) -> str
             str(row.n),
             percent_interval(row.success),
             percent(row.share.value),
+            percent(row.pooled.value),
             "-" if row.cost is None else percent(row.cost.value),
             percent_interval(row.gap.estimate if row.gap else None, 0),
             p_value(p_against(row, evaluation.reference)),
@@ -80,9 +82,10 @@ def summary_table(evaluation: Evaluation) -> str:
     for split in evaluation.splits():
         tasks = evaluation.table(split)[0].n
         parts.append(
-            f"{evaluation.environment}, split {split}: {tasks} tasks, 95 % paired-bootstrap intervals. "
-            f"K: share of steps at {evaluation.ladder[-1]}; cost ({evaluation.cost_unit}): relative to {evaluation.reference}; "
-            "p: McNemar, exact, Holm-corrected."
+            f"{evaluation.environment}, split {split}: {tasks} tasks, 95 % paired-bootstrap intervals over tasks and seeds. "
+            f"K: mean over episodes of the share of steps at {evaluation.ladder[-1]}; pooled: of all steps; "
+            f"cost ({evaluation.cost_unit}): relative to {evaluation.reference}; p: McNemar, exact (with several seeds a "
+            "t-test over tasks and seeds), Holm-corrected."
         )
         parts.append(text_table(evaluation, split))
         parts += [f"- {sentence}" for sentence in conclusions(evaluation, split)]
@@ -104,14 +107,20 @@ def conclusions(evaluation: Evaluation, split: str) -> list[str]:
     for row in rows.values():
         if row.role is PolicyRole.LEARNED:
             said.append(_achievement(row, evaluation))
-            against = [e for e in evaluation.equal_share if (e.split, e.policy) == (split, row.policy)]
-            if against:
-                said.append(_comparison(row, against))
+            for measure in Measure:
+                against = [e for e in evaluation.equal if (e.split, e.measure, e.policy) == (split, measure, row.policy)]
+                if against:
+                    said.append(_comparison(row, measure, against))
     return said
 
 
 def _achievement(row: TableRow, evaluation: Evaluation) -> str:
-    text = f"{row.policy} solved {percent_interval(row.success)} % with {percent(row.share.value)} % of steps at high precision"
+    text = (
+        f"{row.policy} solved {percent_interval(row.success)} % at K {percent(row.share.value)} %, "
+        f"{percent(row.pooled.value)} % of all steps at high precision"
+    )
+    if row.cost is not None:
+        text += f", for {percent(row.cost.value)} % of {evaluation.reference}'s cost"
     if row.success_sd is not None:
         text += f" (mean of {len(row.seeds)} seeds, sd {percent(row.success_sd)} points)"
     within = row.within_budget(len(evaluation.ladder))
@@ -125,11 +134,15 @@ def _achievement(row: TableRow, evaluation: Evaluation) -> str:
     return text + "."
 
 
-def _comparison(row: TableRow, against: Sequence[EqualShare]) -> str:
+def _comparison(row: TableRow, measure: Measure, against: Sequence[EqualSpend]) -> str:
     groups: dict[str, list[str]] = {"beats": [], "cannot be told from": [], "falls behind": []}
     for e in against:
         verdict = "cannot be told from" if e.p_holm >= SIGNIFICANT else "beats" if e.difference.value > 0 else "falls behind"
         points = f"{100 * e.difference.value:+z.1f} [{100 * e.difference.low:+z.1f}, {100 * e.difference.high:+z.1f}]"
-        groups[verdict].append(f"{oracle_name(e.family) if e.oracle else e.family} ({points})")
+        beyond = "" if abs(e.curve_spent - e.spent) < 0.0005 else f", at {percent(e.curve_spent)} %"
+        groups[verdict].append(f"{oracle_name(e.family) if e.oracle else e.family} ({points}{beyond})")
     parts = [f"{verdict} {', '.join(names)}" for verdict, names in groups.items() if names]
-    return f"At equal share, in points of success, Holm-corrected, {row.policy} {'; '.join(parts)}."
+    return (
+        f"At equal {SPENDING[measure]} ({percent(against[0].spent)} %), in points of success, Holm-corrected, "
+        f"{row.policy} {'; '.join(parts)}."
+    )
