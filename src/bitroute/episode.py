@@ -158,6 +158,7 @@ class View:
     `messages` has t + 1 entries (what the agent was told), `actions`, `variants` and `signals` have t (what it did, at
     which precision, and what that revealed; None where the server gave no log-probabilities). `probe` is the measurement
     that the router declared (the low variant's signals on the coming step), `sensitivity` the oracle's; None otherwise.
+    `verification` says, for each choice of low's draft of the coming action, by how many nats high prefers its own choice.
     `features` are those of the coming step (routers.features), where whoever shows the view has them; None: read the texts.
     `budget_left` is the part, 0..1, that is left of what a hard budget allows this episode; None where nothing limits it.
     """
@@ -168,6 +169,7 @@ class View:
     signals: tuple[Signals | None, ...] = ()
     probe: Signals | None = None
     sensitivity: Sensitivity | None = None
+    verification: tuple[float, ...] | None = None
     features: tuple[float, ...] | None = None
     budget_left: float | None = None
 

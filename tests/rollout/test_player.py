@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bitroute.engines.caching import CachingEngine
 from bitroute.engines.engine import CacheMode, Sampling
 from bitroute.engines.torch import TorchEngine
 from bitroute.envs.environment import Environment
@@ -20,6 +22,7 @@ from bitroute.routers.oracle import Oracle
 from bitroute.routers.router import Probe, Router
 from bitroute.routers.rules import Always, FirstK, Random
 from bitroute.routers.uncertainty import Uncertainty
+from bitroute.routers.verify import Verify
 from support.engine import LADDER_OF_THREE, FakeEngine
 from support.toy import WORDS, ToyAgent, ToyEnvironment, ToyTask, toy_task
 
@@ -186,6 +189,62 @@ def test_an_oracle_reads_the_label_and_is_charged_nothing_for_it(mode: CacheMode
         spy = Spy(high=[i for i, hard in enumerate(task.hard) if hard])
         same = played(make_player(FakeEngine(cache_mode=mode), spy), [task])[task.id]
         assert [s.usage for s in same.steps] == [s.usage for s in oracle[task.id].steps]
+
+
+def test_a_draft_is_checked_in_one_pass_and_high_writes_on_where_it_would_have_chosen_otherwise() -> None:
+    task = ToyTask("t", "", "", ("easy red", "hard blue", "easy green"))
+    engine = FakeEngine()
+    steps = played(make_player(engine, Verify(PAIR)), [task])["t"].steps
+    assert [s.action for s in steps] == ["press red", "press blue", "press green"]
+    assert [s.decision.variant for s in steps] == ["low", "high", "low"]
+    # The colour is the one choice: high gives blue 0.95 and green, as low reads it, 0.05, but for two per cent over all words.
+    best, other = 0.98 * 0.95 + 0.02 / len(WORDS), 0.98 * 0.05 + 0.02 / len(WORDS)
+    assert [s.decision.score for s in steps] == pytest.approx([0, math.log(best / other), 0], abs=1e-5)
+    # A prompt has 6 tokens and an action 3, of which the last is never read by whoever checks it.
+    assert steps[0].usage == Usage("low", prefill=6, cached=0, decode=2)
+    assert steps[0].probe_usage == (Usage("high", prefill=8, cached=0),)
+    assert steps[1].probe_usage == (Usage("low", 7, 8, 2), Usage("high", prefill=9, cached=8))
+    assert steps[1].usage == Usage("high", prefill=0, cached=16, decode=1)  # "press" was right, "blue" is read off the check
+    assert steps[2].usage == Usage("low", 9, 15, 2)
+    assert steps[2].probe_usage == (Usage("high", prefill=9, cached=17),)
+    assert engine.alive == 0
+
+
+def test_a_tolerance_accepts_what_high_finds_little_less_likely() -> None:
+    task = ToyTask("t", "", "", ("hard blue",))
+    for tolerance, accepted in ((2.5, False), (3.5, True)):  # the gap is 2.9 nats
+        (step,) = played(make_player(FakeEngine(), Verify(PAIR, tolerance)), [task])["t"].steps
+        assert step.action == ("press green" if accepted else "press blue")
+        assert len(step.probe_usage) == (1 if accepted else 2)
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+@pytest.mark.parametrize("caching", [False, True])
+def test_what_is_verified_without_tolerance_is_what_high_would_have_written(constrained: bool, caching: bool) -> None:
+    tasks = [toy_task(i, steps=8, hard=0.5) for i in range(8)]
+    runs = []
+    for router in (Always(PAIR, "high"), Verify(PAIR)):
+        engine = CachingEngine(torch_engine(CacheMode.OWN)) if caching else torch_engine(CacheMode.OWN)
+        player = Player(ToyEnvironment, ToyAgent(), engine, router, constrained=constrained)
+        runs.append(played(player, tasks))
+    high, verified = ([[s.action for s in run[t.id].steps] for t in tasks] for run in runs)
+    assert verified == high
+    taken = {s.decision.variant for t in tasks for s in runs[1][t.id].steps}
+    assert "high" in taken or constrained
+    for task in tasks:
+        read = 0
+        for step in runs[1][task.id].steps:
+            (check,) = (usage for usage in step.probe_usage if usage.variant == "high")
+            assert check.cached == read or check.cached == read - 1
+            own = step.usage if step.usage.variant == "high" else None
+            read = check.cached + check.prefill if own is None else own.cached + own.decode
+
+
+def test_verification_needs_caches_of_their_own_and_greedy_choices() -> None:
+    for options in ({"cache_mode": CacheMode.SHARED}, {}):
+        sampling = Sampling(temperature=0.0 if options else 1.0)
+        with pytest.raises(CapabilityError, match="draft and verify compares greedy choices, and needs a cache per variant"):
+            make_player(FakeEngine(**options), Verify(PAIR), sampling=sampling)
 
 
 def test_a_ladder_of_three_plays_the_cheapest_variant_that_can_read_the_step() -> None:

@@ -48,7 +48,7 @@ def test_a_threshold_may_follow() -> None:
         (
             "magic",
             ConfigError,
-            "unknown router 'magic'.*always, random, periodic, first-k, repetition, .*uncertainty, oracle",
+            "unknown router 'magic'.*always, random, periodic, first-k, repetition, .*uncertainty, verify, oracle",
         ),
         ("at-most:2", ConfigError, "router 'at-most:2': write it as at-most:STEPS:ROUTER"),
         ("at-most:x:always:high", ConfigError, "router 'at-most:x': write it as at-most:STEPS:ROUTER"),
@@ -59,7 +59,7 @@ def test_a_threshold_may_follow() -> None:
         ("random", ConfigError, "router 'random': write it as random:SHARE"),
         ("random:lots", ConfigError, "write it as random:SHARE"),
         ("random:1.5", ConfigError, r"share 1.5 is outside 0\.\.1"),
-        ("first-k:2.5", ConfigError, "write it as first-k:STEPS"),
+        ("first-k:two", ConfigError, "write it as first-k:STEPS"),
         ("uncertainty:variance", ConfigError, "write it as uncertainty:.*MEASURE is entropy, margin, past-entropy or past-m"),
         ("repetition:-1", ConfigError, "dwell -1 is negative"),
         ("repetition:x", ConfigError, r"write it as repetition\[:DWELL\]"),

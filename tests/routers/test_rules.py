@@ -87,6 +87,16 @@ def test_first_k() -> None:
     assert high(decide(FirstK(PAIR, 0), 0, 2)) == [False, False]
 
 
+def test_first_k_takes_a_part_of_a_step_in_a_part_of_the_episodes() -> None:
+    router = FirstK(PAIR, 2.25)
+    flags = [high(decide(router, seed, 5)) for seed in range(4000)]
+    assert all(f[:2] == [True, True] and f[3:] == [False, False] for f in flags)
+    assert sum(f[2] for f in flags) / 4000 == pytest.approx(0.25, abs=0.02)
+    assert (router.draws, router.name, FirstK(PAIR, 2.0).draws) == (True, "first-k(2.25)", False)
+    third = [decide(router, seed, 5)[2] for seed in range(50)]
+    assert {(d.variant, d.propensity) for d in third} == {("high", 0.25), ("low", 0.75)}
+
+
 @pytest.mark.parametrize("make", [lambda p: Random(PAIR, p), lambda p: Periodic(PAIR, p)])
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_a_share_outside_0_to_1_is_refused(make: type[Random], share: float) -> None:
@@ -97,6 +107,9 @@ def test_a_share_outside_0_to_1_is_refused(make: type[Random], share: float) -> 
 def test_first_k_refuses_a_negative_number() -> None:
     with pytest.raises(ConfigError, match="k -1 is negative"):
         FirstK(PAIR, -1)
+    for k in (float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="is no number of steps"):
+            FirstK(PAIR, k)
 
 
 def repeated(messages: str, dwell: int = 0) -> str:

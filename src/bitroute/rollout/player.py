@@ -21,6 +21,7 @@ from bitroute.engines.sensitivity import measure
 from bitroute.envs.environment import Branchable, Environment
 from bitroute.episode import Decision, Episode, Observation, Sensitivity, Step, Task, Usage, View
 from bitroute.errors import BitrouteError, CapabilityError, ConfigError
+from bitroute.rollout.verification import Verification, verify
 from bitroute.routers.router import Probe, Router
 
 FORCED: Final = "forced"  # reason of a decision that was not the router's
@@ -61,10 +62,11 @@ class Running:
 
 @dataclass(slots=True)
 class Probed:
-    """What the lowest variant would do, and the contexts on which it was tried."""
+    """What the lowest variant would do, the contexts on which it was tried, and what the highest says of it, if it was asked."""
 
     contexts: list[Any]
     generations: list[Generation]
+    verifications: list[Verification] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ class Player:
 
     `constrained` limits actions to the admissible commands, where the environment lists them; otherwise the model writes
     freely, and the environment answers. Raises CapabilityError when the router is made for other variants than the engine
-    hosts or needs a sensitivity that a single variant cannot have, ConfigError when `max_steps` is not positive.
+    hosts, needs a sensitivity that a single variant cannot have, or verifies drafts where that cannot be done, ConfigError when
+    `max_steps` is not positive.
     """
 
     environment: Callable[[], Environment[Any]]
@@ -93,6 +96,10 @@ class Player:
             )
         if (self.label or Probe.SENSITIVITY in self.router.probes) and len(ladder) < 2:
             raise CapabilityError("sensitivity needs an engine with at least two variants")
+        if Probe.VERIFICATION in self.router.probes and (
+            self.engine.cache_mode is not CacheMode.OWN or self.sampling.temperature > 0
+        ):
+            raise CapabilityError("draft and verify compares greedy choices, and needs a cache per variant (cache mode 'own')")
         if self.max_steps < 1:
             raise ConfigError(f"max_steps {self.max_steps}: an episode has at least one step")
 
@@ -146,11 +153,8 @@ class Player:
         labels: list[Sensitivity | None] = [None] * len(runnings)
         if self.label or Probe.SENSITIVITY in self.router.probes:
             labels = list(self.sensitivities(runnings))
-        probed = self._probe(runnings, tries) if Probe.LOW_GENERATION in self.router.probes else None
-        views = [
-            replace(r.view, probe=probed.generations[i].signals if probed else None, sensitivity=labels[i])
-            for i, r in enumerate(runnings)
-        ]
+        probed = self._probe(runnings, tries) if self.router.probes & {Probe.LOW_GENERATION, Probe.VERIFICATION} else None
+        views = [self._view(running, probed, labels[i], i) for i, running in enumerate(runnings)]
         decisions = self.router.decide(views, [r.memory for r in runnings])
         for index, running in enumerate(runnings):
             if running.forced is not None and running.forced.step == len(running.steps):
@@ -177,6 +181,14 @@ class Player:
         admissible = [r.observation.admissible if self.constrained else () for r in runnings]
         return [self.agent.constraint(commands) if commands else None for commands in admissible]
 
+    @staticmethod
+    def _view(running: Running, probed: Probed | None, label: Sensitivity | None, index: int) -> View:
+        """What the router reads, measurements included."""
+        if probed is None:
+            return replace(running.view, sensitivity=label)
+        gaps = probed.verifications[index].gaps if probed.verifications else None
+        return replace(running.view, probe=probed.generations[index].signals, sensitivity=label, verification=gaps)
+
     def _probe(self, runnings: Sequence[Running], tries: Sequence[Trie | None]) -> Probed:
         """Let the lowest variant generate: in place where it has its own cache, else on forks (`_settle` cleans up)."""
         engine, low = self.engine, self.engine.ladder[0]
@@ -184,14 +196,37 @@ class Player:
         contexts = [r.context if own else engine.fork(r.context) for r in runnings]
         generations = engine.generate(contexts, [low] * len(contexts), tries, self.sampling)
         charged = [self._charge(r, g) for r, g in zip(runnings, generations, strict=True)]
-        return Probed(contexts, charged)
+        checked = self._verify(runnings, tries, charged) if Probe.VERIFICATION in self.router.probes else None
+        return Probed(contexts, charged, checked)
+
+    def _verify(
+        self, runnings: Sequence[Running], tries: Sequence[Trie | None], drafts: Sequence[Generation]
+    ) -> list[Verification]:
+        """Let the highest variant read the drafts at the ends of the contexts, which stay as they are."""
+        engine, high = self.engine, self.engine.ladder[-1]
+        usages = []
+        for running, draft in zip(runnings, drafts, strict=True):
+            length = engine.length(running.context)
+            engine.rollback(running.context, length - len(draft.tokens))
+            cached = min(running.read.get(high, 0), length - len(draft.tokens) - 1)
+            running.read[high] = length - 1  # what comes last is read with what follows
+            usages.append(Usage(high, prefill=length - 1 - cached, cached=cached))
+        rows = engine.score([r.context for r in runnings], [draft.tokens for draft in drafts], high)
+        for running, draft in zip(runnings, drafts, strict=True):
+            engine.extend(running.context, draft.tokens)
+        return [
+            verify(row, draft.tokens, trie, usage) for row, draft, trie, usage in zip(rows, drafts, tries, usages, strict=True)
+        ]
 
     def _settle(self, runnings: Sequence[Running], variants: Sequence[str], probed: Probed | None) -> list[tuple[Usage, ...]]:
         """Keep the probe's context where low was chosen, undo the probe elsewhere; what each undone probe cost."""
         if probed is None:
             return [()] * len(runnings)
         spent: list[tuple[Usage, ...]] = []
-        for running, variant, context, generation in zip(runnings, variants, probed.contexts, probed.generations, strict=True):
+        for index, (running, variant, context, generation) in enumerate(
+            zip(runnings, variants, probed.contexts, probed.generations, strict=True)
+        ):
+            checked = (probed.verifications[index].usage,) if probed.verifications else ()
             kept = variant == self.engine.ladder[0]
             if context is running.context:
                 if not kept:
@@ -203,7 +238,7 @@ class Player:
                 running.context = context
             else:
                 self.engine.close(context)
-            spent.append(() if kept else (generation.usage,))
+            spent.append(checked if kept else (generation.usage, *checked))
         return spent
 
     def _generate(
@@ -215,20 +250,37 @@ class Player:
         fresh = self.engine.generate(
             [runnings[i].context for i in rest], [variants[i] for i in rest], [tries[i] for i in rest], self.sampling
         )
-        known |= {i: self._charge(runnings[i], generation) for i, generation in zip(rest, fresh, strict=True)}
+        for i, generation in zip(rest, fresh, strict=True):
+            checked = probed.verifications[i] if probed and probed.verifications else None
+            known[i] = self._resume(runnings[i], generation, checked) if checked else self._charge(runnings[i], generation)
         return [known[i] for i in range(len(runnings))]
 
-    def _charge(self, running: Running, generation: Generation) -> Generation:
-        """The generation with the usage that it would have had without labels.
+    def _resume(self, running: Running, generation: Generation, checked: Verification) -> Generation:
+        """High's own action with the usage that it has where its pass over the draft is not repeated.
 
-        A label leaves tokens in a variant's own cache that playing has not paid for yet: they count as prefilled here.
+        The tokens before its first other choice are in its cache, that choice was read off the pass: it decodes what follows.
+        """
+        usage = generation.usage
+        prompt = usage.prefill + usage.cached
+        running.read[usage.variant] = prompt + max(usage.decode, checked.agreed)
+        return replace(
+            generation,
+            usage=Usage(usage.variant, cached=prompt + checked.agreed, decode=max(0, usage.decode - checked.agreed)),
+        )
+
+    def _charge(self, running: Running, generation: Generation) -> Generation:
+        """The generation with the usage that playing alone would have had.
+
+        A label leaves tokens in a variant's own cache that playing has not paid for yet: they count as prefilled here. What was
+        read to verify a draft was paid for, and counts as cached, whether the engine kept it or not.
         """
         usage = generation.usage
         if self.engine.cache_mode is not CacheMode.OWN:
             return generation
-        cached = min(usage.cached, running.read.get(usage.variant, 0))
-        running.read[usage.variant] = usage.cached + usage.prefill + usage.decode
-        return replace(generation, usage=replace(usage, cached=cached, prefill=usage.prefill + usage.cached - cached))
+        prompt = usage.cached + usage.prefill
+        cached = min(prompt - 1, running.read.get(usage.variant, 0))
+        running.read[usage.variant] = prompt + usage.decode
+        return replace(generation, usage=replace(usage, cached=cached, prefill=prompt - cached))
 
     def _act(
         self,

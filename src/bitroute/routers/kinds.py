@@ -19,6 +19,7 @@ from bitroute.routers.oracle import Oracle
 from bitroute.routers.router import Router
 from bitroute.routers.rules import Always, FirstK, Periodic, Random, Repetition
 from bitroute.routers.uncertainty import Uncertainty
+from bitroute.routers.verify import Verify
 
 GROUP: Final = "bitroute.routers"
 
@@ -112,8 +113,8 @@ _KINDS: Final = (
     Kind(
         name="first-k",
         form="first-k:STEPS",
-        help="the first steps of an episode at high",
-        load=lambda argument, variants: FirstK(variants, int(argument)),
+        help="the first steps of an episode at high; with 1.5 a second step in half of the episodes",
+        load=lambda argument, variants: FirstK(variants, float(argument)),
     ),
     Kind(
         name="repetition",
@@ -133,6 +134,14 @@ _KINDS: Final = (
         help="high where low is unsure of its next action, a probe that is charged as cost; MEASURE is entropy or margin, "
         "past-entropy or past-margin look at the last action instead, for free",
         load=_uncertainty,
+    ),
+    Kind(
+        name="verify",
+        form="verify[:TOLERANCE]",
+        help="low writes, high checks the draft in one pass, charged as cost, and writes on from the first choice that is not "
+        "its own; it accepts drafts whose choices it finds less likely than its own by TOLERANCE nats at most",
+        load=lambda argument, variants: Verify(variants, float(argument or 0)),
+        offline=True,
     ),
     Kind(
         name="oracle",

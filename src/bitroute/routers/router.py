@@ -22,6 +22,7 @@ class Probe(StrEnum):
     """A measurement on the coming step, made before the decision and charged as cost."""
 
     LOW_GENERATION = "low-generation"  # View.probe: the signals of the action that the lowest variant would take
+    VERIFICATION = "verification"  # View.verification: how far high would have chosen otherwise than low's draft of the action
     SENSITIVITY = "sensitivity"  # View.sensitivity: KL(high || low) of the coming action; needs both variants, so an oracle's
 
 

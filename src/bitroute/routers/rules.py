@@ -4,6 +4,7 @@ model and no environment: the baselines that cost no thought.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from fractions import Fraction
@@ -81,18 +82,36 @@ class Periodic(Router):
 
 
 class FirstK(Router):
-    """The first `k` steps of an episode at high, the rest at low."""
+    """The first `k` steps of an episode at high, the rest at low.
+
+    Where `k` is no whole number, one more step is at high in that part of the episodes, drawn by the episode's seed: so any
+    budget can be met.
+    """
 
     reads = Reads.NOTHING
 
-    def __init__(self, variants: Sequence[str], k: int) -> None:
-        if k < 0:
-            raise ConfigError(f"k {k} is negative")
-        self.variants, self.k, self.name = tuple(variants), k, f"first-k({k})"
+    def __init__(self, variants: Sequence[str], k: float) -> None:
+        if not 0 <= k < math.inf:
+            raise ConfigError(f"k {k:g} is no number of steps" if k != k or k > 0 else f"k {k:g} is negative")
+        self.variants, self.k, self.name = tuple(variants), k, f"first-k({k:g})"
+        self._whole, self._part = int(k), k - int(k)
+
+    @property
+    def draws(self) -> bool:
+        """Where one step more or less is a matter of luck."""
+        return self._part > 0
 
     def decide(self, views: Sequence[View], states: Sequence[int]) -> list[Decision]:
         """By the number of steps played so far."""
-        return [Decision(self.variants[-1 if len(v.actions) < self.k else 0], reason="first-k") for v in views]
+        decisions = []
+        for view, seed in zip(views, states, strict=True):
+            step = len(view.actions)
+            chance = 1.0 if step < self._whole else self._part if step == self._whole else 0.0
+            high = draw(seed, step) < chance
+            decisions.append(
+                Decision(self.variants[-1 if high else 0], reason="first-k", propensity=chance if high else 1 - chance)
+            )
+        return decisions
 
 
 class Repetition(Router):
