@@ -224,13 +224,17 @@ def test_what_is_verified_without_tolerance_is_what_high_would_have_written(cons
     tasks = [toy_task(i, steps=8, hard=0.5) for i in range(8)]
     runs = []
     for router in (Always(PAIR, "high"), Verify(PAIR)):
-        engine = CachingEngine(torch_engine(CacheMode.OWN)) if caching else torch_engine(CacheMode.OWN)
+        hosted = torch_engine(CacheMode.OWN)
+        for model in hosted.models.values():  # what they write must hang on more than the last token
+            for number, weight in enumerate(p for p in model.model.layers.parameters() if p.ndim == 2):
+                weight.data.mul_(10).roll(number, 0)
+        engine = CachingEngine(hosted) if caching else hosted
         player = Player(ToyEnvironment, ToyAgent(), engine, router, constrained=constrained)
         runs.append(played(player, tasks))
     high, verified = ([[s.action for s in run[t.id].steps] for t in tasks] for run in runs)
     assert verified == high
     taken = {s.decision.variant for t in tasks for s in runs[1][t.id].steps}
-    assert "high" in taken or constrained
+    assert taken == set(PAIR) if constrained else "high" in taken
     for task in tasks:
         read = 0
         for step in runs[1][task.id].steps:

@@ -128,8 +128,8 @@ def _split(name: str, evaluation: Evaluation, split: str, drawn: list[_Figure]) 
         for measure, caption in {
             Measure.COST: "Up and to the left is better: more tasks solved for less. Cost counts every call of an episode: "
             "what a variant reads anew after it was away, probes, checks and the router's own decisions. Bars are 95 % "
-            f"intervals over tasks and seeds; the shaded bands are those of {high} and {low}. An oracle (star, dashed) reads what no "
-            "router can know beforehand: it shows how much room there is, and is no competitor.",
+            f"intervals over tasks and seeds; the shaded bands are those of {high} and {low}. An oracle (star, dashed) reads "
+            "what no router can know beforehand: it shows how much room there is, and is no competitor.",
             Measure.POOLED: "The same policies by the share of all steps of all episodes. Episodes in trouble are long, so a "
             "policy that answers trouble spends more than its K says.",
             Measure.SHARE: "The same policies by K, the mean over episodes of each episode's share, which budgets are kept by.",

@@ -62,7 +62,7 @@ class Running:
 
 @dataclass(slots=True)
 class Probed:
-    """What the lowest variant would do, the contexts on which it was tried, and what the highest says of it, if it was asked."""
+    """What the lowest variant would do, the contexts on which it was tried, and what the highest says of it if asked."""
 
     contexts: list[Any]
     generations: list[Generation]

@@ -1,4 +1,4 @@
-"""What the highest variant says of a draft that the lowest one wrote: one pass over its tokens, and where it would have left it.
+"""What the highest variant says of a draft that the lowest one wrote: one pass over its tokens, and where it would leave it.
 
 Knows tokens and log-probabilities. What the pass costs is counted as if high's cache kept what it has read, the draft included,
 as an implementation for use would.

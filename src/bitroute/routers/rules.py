@@ -92,7 +92,7 @@ class FirstK(Router):
 
     def __init__(self, variants: Sequence[str], k: float) -> None:
         if not 0 <= k < math.inf:
-            raise ConfigError(f"k {k:g} is no number of steps" if k != k or k > 0 else f"k {k:g} is negative")
+            raise ConfigError(f"k {k:g} is negative" if k < 0 else f"k {k:g} is no number of steps")
         self.variants, self.k, self.name = tuple(variants), k, f"first-k({k:g})"
         self._whole, self._part = int(k), k - int(k)
 
