@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bitroute.cli.main import main
+from bitroute.cost import CostModel
 from bitroute.experiment.config import ExperimentConfig
 from bitroute.experiment.stages import MIXTURE
 from bitroute.routers.calibrated import load_calibration
@@ -27,11 +28,29 @@ SMALL = {
     "supervised": {"epochs": 1},
     "grpo": {"iterations": 1, "tasks": 2, "group": 2},
     "backbone": None,
-    "baselines": ["random", "repetition", "signals", "oracle"],
+    "baselines": ["random", "first-k", "repetition", "verify", "signals", "oracle"],
+    "beside": ["w3g64-rtn"],
     "ablations": False,
 }
 LEARNED = ("dmr-0", "dmr+probe-0", "kl-st-0", "kl-st+probe-0")
-POLICIES = ("all-high", "all-low", "repetition", "random@0.3", "signals@0.3", "oracle@0.3", "dmr@0.3", "dmr+probe@0.3")
+POLICIES = (
+    "all-high",
+    "all-low",
+    "all-w3g64-rtn",
+    "repetition",
+    "repetition-1",
+    "repetition-2",
+    "repetition-4",
+    "verify",
+    "verify-1",
+    "verify-3",
+    "random@0.3",
+    "first-k@0.3",
+    "signals@0.3",
+    "oracle@0.3",
+    "dmr@0.3",
+    "dmr+probe@0.3",
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +94,7 @@ def test_every_stage_leaves_its_files(run: Path) -> None:
         episodes = list(read_traces(run / "traces" / "unseen" / f"{name}-0.jsonl"))
         assert [e.task_id for e in episodes] == [f"unseen-{i}" for i in range(5)], name
         assert {e.policy for e in episodes} == {name}
-    assert {p.name for p in (run / "figures").iterdir()} >= {"kl.png", "pareto-0-0.png", "episode-0.png"}
+    assert {p.name for p in (run / "figures").iterdir()} >= {"kl.png", "cost-0-0.png", "pooled-0-0.png", "episode-0.png"}
     assert not list(run.rglob("*.tmp"))
     assert {p.name for p in (run / "routers").iterdir()} == {
         *LEARNED,
@@ -109,6 +128,32 @@ def test_the_report_is_complete(run: Path) -> None:
     assert report["meta"]["version"] and report["meta"]["low"] == ExperimentConfig().low
     assert report["sensitivity"]["steps"] == 16 * 3
     assert "dmr@0.3" in (run / "report.html").read_text()
+
+
+def test_costs_are_those_of_a_profile(run: Path) -> None:
+    cost = CostModel.load(run / "cost.json")
+    low, other = ExperimentConfig().low, SMALL["beside"][0]
+    assert (set(cost.variants), cost.unit, cost.engine) == ({low, "bf16", other}, "seconds", "torch")
+    assert cost.measured["processor"] and cost.residuals["bf16"].calls > 10
+    assert set(cost.decisions) == {name.partition("@")[0].rstrip("-124") for name in POLICIES if name != "verify-3"}
+    assert all(seconds > 0 for name, seconds in cost.decisions.items() if name not in ("verify", "oracle"))
+    report = json.loads((run / "report.json").read_text())
+    rows = {row["policy"]: row for row in report["evaluations"][0]["policies"] if row["kind"] == "all"}
+    assert rows["all-high"]["relative_cost"] == 1
+    assert rows["verify"]["relative_cost"] > rows["all-low"]["relative_cost"]
+    assert rows["verify"]["success"] == rows["all-high"]["success"]
+    assert any("router-train" in note and "validation" in note for note in report["notes"])
+
+
+def test_first_k_is_calibrated_to_the_budget(run: Path) -> None:
+    stored = json.loads((run / "thresholds" / "first-k-0@0.3.json").read_text())
+    assert stored["share"] <= 0.3
+    assert max(share for _, share in stored["trials"] if share <= 0.3) == stored["share"]
+    episodes = list(read_traces(run / "traces" / "unseen" / "first-k@0.3-0.jsonl"))
+    for episode in episodes:
+        flags = [step.decision.variant == "bf16" for step in episode.steps]
+        assert flags == sorted(flags, reverse=True)
+        assert abs(sum(flags) + stored["threshold"]) < 1
 
 
 def test_what_is_done_is_not_done_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -227,7 +228,7 @@ def report(run: RunPath) -> None:
         raise ConfigError(f"{run}: is not evaluated to the end; run bitroute evaluate {run}")
 
     with RunDirectory(run, config.model_dump(mode="json")) as directory:
-        done = open_run(config, directory, Workers(refuse))
+        done = open_run(config, directory, Workers(refuse), lambda _: nullcontext(Workers(refuse)))
         write_report(done, evaluate_policies(done))
     typer.echo(f"report: {run / 'report.html'}")
 

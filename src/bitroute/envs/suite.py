@@ -43,7 +43,7 @@ class SuiteDefaults:
     model: Path
     low: str
     max_steps: int
-    budgets: tuple[float, ...] = (0.1, 0.2, 0.3)
+    budgets: tuple[float, ...] = (0.03, 0.05, 0.1, 0.2, 0.3)
     backbone: Path | None = None
     router: Path | None = None
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from bitroute.engines.registry import check_scheme, find_engine_kind
 from bitroute.envs.registry import DEFAULT, load_suite
-from bitroute.envs.suite import Role, Suite, split_for
+from bitroute.envs.suite import Demonstrating, Role, Suite, split_for
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.device_names import Dtype, check_device
 from bitroute.training.recipes import GrpoRecipe, SupervisedRecipe
@@ -24,8 +24,21 @@ DEMO_TASKS: Final = 512  # that `bitroute demo` evaluates
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]  # K = 0 and K = 1 are the all-low and all-high rows of every table
+T = TypeVar("T", str, tuple[str, ...])
 Recipe = TypeVar("Recipe", SupervisedRecipe, GrpoRecipe)
-Baseline = Literal["random", "periodic", "repetition", "uncertainty", "past-uncertainty", "signals", "oracle"]
+Baseline = Literal[
+    "random",
+    "periodic",
+    "first-k",
+    "repetition",
+    "entropy",
+    "margin",
+    "past-entropy",
+    "past-margin",
+    "verify",
+    "signals",
+    "oracle",
+]
 
 
 def _checked(check: Callable[[str], object]) -> AfterValidator:
@@ -51,6 +64,15 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 def _suited(field: str, description: str) -> Any:
     """A field whose default is the suite's, by the name of `SuiteDefaults`."""
     return Field(default_factory=lambda known: getattr(load_suite(known["suite"]).defaults, field), description=description)
+
+
+def _other_quantiser(suite: str, low: str) -> tuple[str, ...]:
+    """The scheme of the same bits and groups by the other quantiser; none where `low` is another engine's, or nothing shows
+    GPTQ what the model reads.
+    """
+    stem, _, method = low.rpartition("-")
+    other = {"rtn": "gptq", "gptq": "rtn"}.get(method)
+    return (f"{stem}-{other}",) if other and isinstance(load_suite(suite), Demonstrating) else ()
 
 
 def _recipe(**least: int) -> AfterValidator:
@@ -82,8 +104,14 @@ class ExperimentConfig(BaseModel):
         "torch", description="kind of engine that hosts the model: torch, or one that an installed package adds"
     )
     low: str = _suited("low", "scheme of the low variant, fixed on validation before any routing")
-    low_call: Share = Field(
-        0.56, description="cost of one call of the low variant, probes included, relative to one of the high variant"
+    beside: Annotated[tuple[str, ...], AfterValidator(_distinct)] = Field(
+        default_factory=lambda known: _other_quantiser(known["suite"], known["low"]),
+        description="schemes whose variants play alone beside the others; by default the other quantiser's at low's bits",
+    )
+    cost: str = Field(
+        "auto",
+        description="what costs are measured with: a profile's file, engine (this run's own is timed), or auto, the profile "
+        "for llama.cpp that comes with the model, engine where none does",
     )
     cache_mode: Literal["own", "shared"] = Field("own", description="one KV cache per variant, or one for all")
     dtype: Dtype = Field(
@@ -132,22 +160,20 @@ class ExperimentConfig(BaseModel):
         True, description="give the encoder the features that a rule would look at (repetition, failure, what is new) as well"
     )
     probe: bool = Field(True, description="train a second router that also sees the low variant's own next action, at a cost")
-    baselines: tuple[Baseline, ...] = Field(
-        ("random", "periodic", "uncertainty", "past-uncertainty", "signals", "oracle"),
-        description="what the router is compared with",
-    )
+    baselines: tuple[Baseline, ...] = Field(get_args(Baseline), description="what the router is compared with")
     ablations: bool = Field(True, description="evaluate KL-ST alone and GRPO alone beside both stages")
 
-    @field_validator("low")
+    @field_validator("low", "beside")
     @classmethod
-    def _hosted(cls, low: str, known: ValidationInfo) -> str:
+    def _hosted(cls, value: T, known: ValidationInfo) -> T:
         """Refuse a variant that the engine does not know."""
         if "engine" in known.data:
-            try:
-                check_scheme(known.data["engine"], low)
-            except ConfigError as error:
-                raise ValueError(str(error)) from error
-        return low
+            for scheme in (value,) if isinstance(value, str) else value:
+                try:
+                    check_scheme(known.data["engine"], scheme)
+                except ConfigError as error:
+                    raise ValueError(str(error)) from error
+        return value
 
     @field_validator("splits")
     @classmethod
@@ -238,6 +264,6 @@ def demo_config(
         splits={split_for(load_suite(suite), Role.TEST): tasks},
         supervised=SupervisedRecipe(epochs=4),
         grpo=GrpoRecipe(iterations=4, tasks=share(16)),
-        baselines=("random", "uncertainty", "signals", "oracle"),
+        baselines=("random", "repetition", "margin", "signals", "oracle"),
         ablations=False,
     )

@@ -5,8 +5,8 @@ A run that was stopped goes on: every result is a file, and what is there is not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -36,7 +36,8 @@ WHERE: Final = ("device",)  # what may differ when a run goes on: it says where 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
     """What the stages share. `ladder` is cheapest first, `model` the fingerprint of the language model, `reader` the router's
-    eye for texts, `backbone` the directory of the network that encoders start from, if any.
+    eye for texts, `backbone` the directory of the network that encoders start from, if any. `hosts(scheme)` starts workers
+    whose low variant is another one.
     """
 
     config: ExperimentConfig
@@ -47,6 +48,7 @@ class Experiment:
     model: str
     reader: TextReader
     backbone: Path | None
+    hosts: Callable[[str], AbstractContextManager[Workers]]
 
     @property
     def path(self) -> Path:
@@ -91,7 +93,9 @@ def spec_of(config: ExperimentConfig, out: Path) -> EngineSpec:
     )
 
 
-def open_run(config: ExperimentConfig, directory: RunDirectory, pool: Workers) -> Experiment:
+def open_run(
+    config: ExperimentConfig, directory: RunDirectory, pool: Workers, hosts: Callable[[str], AbstractContextManager[Workers]]
+) -> Experiment:
     """The run in `directory`. Raises DataError when the model cannot be read."""
     suite = config.open_suite()
     spec = spec_of(config, directory.path)
@@ -104,6 +108,7 @@ def open_run(config: ExperimentConfig, directory: RunDirectory, pool: Workers) -
         model=fingerprint_of(spec),
         reader=TextReader(Tokenizer.load(spec.model), failures=suite.failures),
         backbone=find_model(config.backbone, suite) if config.backbone else None,
+        hosts=hosts,
     )
 
 
@@ -127,6 +132,11 @@ def experiment(config: ExperimentConfig, out: Path, cores: int | None = None) ->
     for role, count in zip((Role.TRAIN, Role.VALIDATION), needed(config), strict=True):
         check_tasks(suite, split_for(suite, role), count)
     with RunDirectory(out, config.model_dump(mode="json"), free=WHERE) as directory:
-        make_variants(spec, lambda: calibration_batches(suite, spec.model))
-        with workers(load_player, Hosting(config.suite, config.data, spec), cores) as pool:
-            yield open_run(config, directory, pool)
+
+        def hosts(low: str) -> AbstractContextManager[Workers]:
+            hosted = replace(spec, schemes=(low,))
+            make_variants(hosted, lambda: calibration_batches(suite, spec.model))
+            return workers(load_player, Hosting(config.suite, config.data, hosted), cores)
+
+        with hosts(config.low) as pool:
+            yield open_run(config, directory, pool, hosts)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
-from bitroute.cost import CostModel, Rates
+from bitroute.envs.suite import Role
 from bitroute.episode import Episode
 from bitroute.evaluation.evaluate import evaluate
 from bitroute.evaluation.report import write_report
 from bitroute.evaluation.results import Evaluation, PolicyRun
+from bitroute.experiment.costs import cost_model
 from bitroute.experiment.experiment import Experiment
 from bitroute.experiment.policies import PolicyRow, policies
 from bitroute.store.traces import read_traces
@@ -18,9 +20,7 @@ from bitroute.store.traces import read_traces
 def evaluate_policies(run: Experiment) -> list[Evaluation]:
     """Play every policy on every evaluated split and compare."""
     rows = policies(run)
-    low, high = run.ladder
-    rates = {low: Rates(call=run.config.low_call), high: Rates(call=1.0)}
-    cost = CostModel(unit="calls of the high variant", variants=rates)
+    cost = cost_model(run, rows)
     return [
         evaluate(
             [played for policy in rows for played in play_policy(run, split, count, policy)],
@@ -48,7 +48,12 @@ def play_policy(run: Experiment, split: str, count: int, policy: PolicyRow) -> l
     for seed in run.config.seeds if policy.family == "random" else (policy.seed,):
         options = {"threshold": policy.threshold, "limit": policy.limit, "seeds": (seed,)}
         job = run.job(split, count, policy.router, policy.name, **options)
-        episodes = run.record(f"{split}/{policy.name}-{seed}", job)
+        name = f"{split}/{policy.name}-{seed}"
+        if policy.scheme is None:
+            episodes = run.record(name, job)
+        else:
+            with run.hosts(policy.scheme) as pool:
+                episodes = replace(run, pool=pool).record(name, job)
         runs.append(PolicyRun(policy.name, seed, episodes, policy.role, policy.family, policy.budget))
     return runs
 
@@ -64,7 +69,25 @@ def write_run_report(run: Experiment, results: Sequence[Evaluation]) -> None:
     ]
     provenance = json.loads((run.path / "provenance.json").read_text())
     meta = {"title": f"bitroute on {run.suite.title}"} | provenance | run.config.model_dump(mode="json")
-    write_report(run.path, results, labels, example_episode(run), meta, run.suite.action_kind)
+    write_report(run.path, results, labels, example_episode(run), meta, run.suite.action_kind, notes(run))
+
+
+def notes(run: Experiment) -> list[str]:
+    """How to read the tables: who saw which tasks before, and what costs are made of."""
+    config = run.config
+    seeds = f"each of the {len(config.seeds)} seeds" if len(config.seeds) > 1 else "the one seed"
+    cost = run.directory.stored("cost")
+    where = cost["measured"].get("processor", "a machine that the profile does not name")
+    errors = [found["rms"] for found in cost["residuals"].values()]
+    fit = f"explain the timed calls to {100 * max(errors):.0f} % (root mean square)" if errors else "are given, not fitted"
+    return [
+        f"Routers learned on {run.split(Role.TRAIN)}; tau, epochs and thresholds were chosen on {run.split(Role.VALIDATION)}, "
+        f"by {seeds} on tasks of its own. Low variant, budgets and rivals stood in the configuration before. "
+        f"{', '.join(evaluated(run))} was played after all of that, once.",
+        f"Costs are {cost['unit']} of {cost['engine']} on {where}, one agent at a time: calls, tokens read anew (catching up "
+        f"included), looked back on and decoded, at the rates of cost.json, which {fit}; and the time of each router's "
+        "decisions on this machine.",
+    ]
 
 
 def example_episode(run: Experiment) -> list[Episode]:

@@ -1,0 +1,130 @@
+"""What the policies of a run cost: rates of the variants from a profile, and the time of each router's decisions.
+
+A profile comes with the model, is given by the configuration, or is made here of the run's own engine. Knows which rates stand
+for which variant; how calls are timed is engines/timing.py's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from bitroute.cost import CostModel, Rates
+from bitroute.engines.registry import load_engine
+from bitroute.engines.timing import time_engine
+from bitroute.envs.models import find_model
+from bitroute.episode import Episode
+from bitroute.errors import CapabilityError, ConfigError
+from bitroute.experiment.experiment import Experiment, spec_of
+from bitroute.experiment.policies import PolicyRow
+from bitroute.nn.tokenizer import Tokenizer
+from bitroute.quantization.stand_ins import TOP, stand_ins
+from bitroute.routers.registry import build_router
+from bitroute.routers.router import Probe
+from bitroute.routers.views import views_of
+from bitroute.store.runs import provenance
+from bitroute.store.traces import read_traces
+
+LLAMA: Final = "llama.cpp"
+TIMED: Final = 8  # labelled episodes on which decisions are timed
+
+
+def cost_model(run: Experiment, rows: Sequence[PolicyRow]) -> CostModel:
+    """The costs of a run, in seconds: what cost.json says, made if it is not there.
+
+    Raises DataError for a profile that cannot be read, CapabilityError where it has no rates for a variant.
+    """
+    stored = run.directory.stored("cost")
+    if stored is None:
+        profile = chosen_profile(run)
+        names = (*run.config.beside, *run.ladder)
+        costs = CostModel(
+            unit=profile.unit,
+            variants={name: rates_for(profile, name, run.ladder[-1]) for name in names},
+            decisions={row.family: decision_seconds(run, row) for row in {row.family: row for row in rows}.values()},
+            engine=profile.engine,
+            residuals=profile.residuals,
+            measured=profile.measured,
+        )
+        stored = run.directory.keep("cost", costs.model_dump(mode="json"))
+    return CostModel.model_validate(stored)
+
+
+def chosen_profile(run: Experiment) -> CostModel:
+    """The profile that the configuration asks for: a file's, the one that comes with the model, or the run's own engine's."""
+    wanted = run.config.cost
+    own = find_model(run.config.model, run.suite) / profile_name(LLAMA)
+    if wanted == "auto":
+        wanted = str(own) if own.exists() else "engine"
+    return CostModel.load(Path(wanted)) if wanted != "engine" else profile_engine(run)
+
+
+def profile_name(engine: str) -> str:
+    """The file in a model's directory that holds its profile on an engine."""
+    return f"cost-{engine}.json"
+
+
+def profile_engine(run: Experiment) -> CostModel:
+    """Time the engine that the run plays with, one context at a time on one thread."""
+    spec = spec_of(run.config, run.path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        engine = load_engine(spec, run.suite.agent(Tokenizer.load(spec.model)).end)
+        clock = time.process_time if run.device.type == "cpu" else time.perf_counter
+        fitted = CostModel.fit(time_engine(engine, clock=clock))
+    finally:
+        torch.set_num_threads(threads)
+    return fitted.model_copy(update={"engine": spec.kind, "measured": provenance()})
+
+
+def rates_for(profile: CostModel, variant: str, top: str) -> Rates:
+    """The rates of a variant; `top` is the name of the checkpoint as it is stored.
+
+    What the profile does not name is stood for: on llama.cpp by the types nearest in width, elsewhere, where variants are held
+    as dense weights and differ in nothing that takes time, by the first one timed. Raises CapabilityError where nothing does.
+    """
+    if variant in profile.variants:
+        return profile.variants[variant]
+    if profile.engine != LLAMA:
+        return next(iter(profile.variants.values()))
+    try:
+        parts = {TOP: 1.0} if variant == top else stand_ins(variant)
+        rates, *others = (profile.variants[name] for name in parts)
+    except (ConfigError, KeyError) as error:
+        known = ", ".join(profile.variants)
+        raise CapabilityError(
+            f"cost: the profile has no rates for {variant} (it knows {known}); bitroute profile makes one"
+        ) from error
+    return rates.mixed(others[0], list(parts.values())[1]) if others else rates
+
+
+def decision_seconds(run: Experiment, row: PolicyRow) -> float:
+    """The mean time of a decision of a row's router, one episode at a time; 0 for what compares what others measured."""
+    router = build_router(row.router, row_ladder(run, row), run.model).to(str(run.device))
+    if router.probes & {Probe.SENSITIVITY, Probe.VERIFICATION}:
+        return 0.0
+    seconds, steps = 0.0, 0
+    for episode in labelled_episodes(run):
+        state = router.begin(0)
+        for view in views_of(episode):
+            start = time.process_time()
+            router.decide([view], [state])
+            seconds += time.process_time() - start
+            steps += 1
+    return seconds / max(1, steps)
+
+
+def row_ladder(run: Experiment, row: PolicyRow) -> tuple[str, ...]:
+    """The ladder that a row is played with."""
+    return run.ladder if row.scheme is None else (row.scheme, run.ladder[-1])
+
+
+def labelled_episodes(run: Experiment) -> Iterable[Episode]:
+    """Some of the episodes that the run labelled."""
+    path = min((run.path / "traces").glob("seed-*/labels-1-0.jsonl"))
+    return [episode for _, episode in zip(range(TIMED), read_traces(path), strict=False)]
