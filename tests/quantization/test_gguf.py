@@ -177,7 +177,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     activations to 8 bits.
     """
     pytest.importorskip("xllamacpp", reason="needs the extra serve-demo")
-    from bitroute.gateway.demo.llama_server import llama_server  # noqa: PLC0415
+    from bitroute.engines.llama_server import llama_server  # noqa: PLC0415
 
     scheme: str = request.param
     network, tolerance = load_model(MODEL, torch.float32), 0.02
@@ -219,7 +219,7 @@ def test_log_probabilities_are_those_of_the_torch_engine(served: tuple[str, Deco
 )
 def test_a_llama_says_the_same_in_llama_cpp(tmp_path: Path, scheme: str, config: DecoderConfig, tolerance: float) -> None:
     pytest.importorskip("xllamacpp", reason="needs the extra serve-demo")
-    from bitroute.gateway.demo.llama_server import llama_server  # noqa: PLC0415
+    from bitroute.engines.llama_server import llama_server  # noqa: PLC0415
 
     Tokenizer.load(MODEL).save(tmp_path / "model")
     path = export_gguf(save_network(network(0, config), tmp_path / "model"), scheme, tmp_path)

@@ -15,8 +15,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from bitroute.engines.llama_server import CONTEXT, llama_server
 from bitroute.gateway.demo.demo import MODEL, OPENING
-from bitroute.gateway.demo.llama_server import CONTEXT, llama_server
 from bitroute.quantization.gguf import export_gguf
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "gateway"

@@ -29,6 +29,7 @@ class Flow(TyperGroup):
         """Names, training between labels and evaluation; a command without a place of its own stands last."""
         order = [
             "quantize",
+            "profile",
             "play",
             "sensitivity",
             "train",

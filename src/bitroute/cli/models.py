@@ -1,15 +1,17 @@
-"""The command that makes a model's low-bit variants."""
+"""The commands that make a model's low-bit variants, and that measure what they cost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
-from bitroute.cli.options import Model, SuiteName, examples
+from bitroute.cli.options import Device, Dtype, Model, SuiteName, examples
+from bitroute.engines.registry import make_variants
 from bitroute.envs.models import find_model, model_name
 from bitroute.envs.registry import DEFAULT, load_suite
 
@@ -71,3 +73,66 @@ def quantize(
         path = write()
         lines.append((label, f"{bits or read_info(path).bits_per_weight:.4g}", f"{path.stat().st_size:,}", str(path)))
     typer.echo(align(("variant", "bits a weight", "bytes", "file"), lines))
+
+
+@app.command(
+    epilog=examples(
+        "bitroute profile alfworld-agent w2g128-rtn",
+        "bitroute profile alfworld-agent gguf-q2_k gguf-q3_k gguf-q4_0 --engine llama.cpp --out cost.json",
+    ),
+)
+def profile(
+    model: Annotated[Path, typer.Argument(help="A bundled model's name, or a directory.")],
+    schemes: Annotated[
+        list[str],
+        typer.Argument(help="Schemes of the low variants. On llama.cpp its own types, from gguf-q2_k to gguf-q8_0."),
+    ],
+    engine: Annotated[str, typer.Option(help="What computes: torch, this package's engine, or llama.cpp.")] = "torch",
+    suite: SuiteName = DEFAULT,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("cost.json"),
+) -> None:
+    """Time a model's variants and fit what a call costs.
+
+    Prefill, cached contexts and decoding at several lengths, one request at a time, in seconds of processor time (on a GPU, of
+    the clock). Prints the rates of each variant in milliseconds and how far they are from what was timed. The file is what an
+    experiment's `cost` takes.
+    """
+    chosen = load_suite(suite)
+    source = find_model(model, chosen)
+    from bitroute.engines.spec import EngineSpec  # noqa: PLC0415
+    from bitroute.evaluation.tables import align  # noqa: PLC0415
+    from bitroute.experiment.costs import LLAMA, profile_engine, profile_llama  # noqa: PLC0415
+    from bitroute.rollout.host import calibration_batches  # noqa: PLC0415
+
+    with TemporaryDirectory() as folder:
+        if engine == LLAMA:
+            fitted = profile_llama(source, schemes, Path(folder))
+        else:
+            spec = EngineSpec(
+                kind=engine,
+                model=source,
+                schemes=tuple(schemes),
+                variants=Path(folder),
+                device=device or "auto",
+                dtype=dtype or "float32",
+            )
+            make_variants(spec, lambda: calibration_batches(chosen, source))
+            fitted = profile_engine(spec)
+    fitted.save(out)
+    rows = [
+        (
+            name,
+            *(
+                f"{1000 * rate:.4g}"
+                for rate in (rates.call, rates.prefill, rates.decode, 1000 * rates.cached, 1000 * rates.attention)
+            ),
+            f"{100 * fitted.residuals[name].rms:.0f} %",
+            f"{100 * fitted.residuals[name].worst:.0f} %",
+        )
+        for name, rates in fitted.variants.items()
+    ]
+    headings = ("variant", "call", "a token read", "decoded", "1000 cached", "1000 pairs", "error", "worst")
+    typer.echo(align(headings, rows))
+    typer.echo(f"profile: {out}")

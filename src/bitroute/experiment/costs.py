@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
+from tqdm import tqdm
 
-from bitroute.cost import CostModel, Rates
+from bitroute.cost import CostModel, Rates, TimedCall
 from bitroute.engines.registry import load_engine
-from bitroute.engines.timing import time_engine
+from bitroute.engines.spec import EngineSpec
+from bitroute.engines.timing import PLAN, time_engine
 from bitroute.envs.models import find_model
 from bitroute.episode import Episode
 from bitroute.errors import CapabilityError, ConfigError
 from bitroute.experiment.experiment import Experiment, spec_of
 from bitroute.experiment.policies import PolicyRow
+from bitroute.nn.device import pick_device
 from bitroute.nn.tokenizer import Tokenizer
 from bitroute.quantization.stand_ins import TOP, stand_ins
 from bitroute.routers.registry import build_router
@@ -60,7 +64,7 @@ def chosen_profile(run: Experiment) -> CostModel:
     own = find_model(run.config.model, run.suite) / profile_name(LLAMA)
     if wanted == "auto":
         wanted = str(own) if own.exists() else "engine"
-    return CostModel.load(Path(wanted)) if wanted != "engine" else profile_engine(run)
+    return CostModel.load(Path(wanted)) if wanted != "engine" else profile_engine(spec_of(run.config, run.path))
 
 
 def profile_name(engine: str) -> str:
@@ -68,18 +72,37 @@ def profile_name(engine: str) -> str:
     return f"cost-{engine}.json"
 
 
-def profile_engine(run: Experiment) -> CostModel:
-    """Time the engine that the run plays with, one context at a time on one thread."""
-    spec = spec_of(run.config, run.path)
+def profile_engine(spec: EngineSpec) -> CostModel:
+    """Time an engine, one context at a time on one thread: processor time on a CPU, which other work does not lengthen."""
+    device = pick_device(spec.device)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        engine = load_engine(spec, run.suite.agent(Tokenizer.load(spec.model)).end)
-        clock = time.process_time if run.device.type == "cpu" else time.perf_counter
-        fitted = CostModel.fit(time_engine(engine, clock=clock))
+        engine = load_engine(spec, Tokenizer.load(spec.model).end)
+        timed = time_engine(engine, clock=time.process_time if device.type == "cpu" else time.perf_counter)
+        fitted = CostModel.fit(_shown(timed, len(PLAN) * len(engine.ladder)))
     finally:
         torch.set_num_threads(threads)
-    return fitted.model_copy(update={"engine": spec.kind, "measured": provenance()})
+    return fitted.model_copy(update={"engine": spec.kind, "measured": _measured(spec.model)})
+
+
+def profile_llama(model: Path, schemes: Sequence[str], folder: Path) -> CostModel:
+    """Time llama.cpp's types of a checkpoint, the float16 one besides; their files are written into `folder`."""
+    from bitroute.engines.llama_timing import time_llama  # noqa: PLC0415  (its packages are an extra)
+    from bitroute.quantization.gguf import export_gguf  # noqa: PLC0415
+
+    words, names = Tokenizer.load(model).vocab_size, [*schemes, TOP]
+    timed = (call for name in names for call in time_llama(export_gguf(model, name, folder), name, words))
+    fitted = CostModel.fit(_shown(timed, len(PLAN) * len(names)))
+    return fitted.model_copy(update={"engine": LLAMA, "measured": _measured(model)})
+
+
+def _shown(timed: Iterable[TimedCall], count: int) -> Iterable[TimedCall]:
+    return tqdm(timed, total=count, desc="profile", unit="call")
+
+
+def _measured(model: Path) -> dict[str, Any]:
+    return provenance() | {"model": model.name, "date": datetime.now(UTC).date().isoformat()}
 
 
 def rates_for(profile: CostModel, variant: str, top: str) -> Rates:

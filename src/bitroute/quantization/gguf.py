@@ -2,9 +2,10 @@
 
 As in every variant, the block layers alone are stored in low bits. Embeddings (they are the head as well) stay float16, norms
 float32, as llama.cpp wants them. The tokenizer must be this package's: byte-level BPE behind GPT-2's pre-tokenizer.
-Schemes are llama.cpp's own types (`gguf-f16`, `gguf-q8_0`, `gguf-q4_0`), or a round-to-nearest scheme of this package up to 4
-bits (`gguf-w2g128-rtn`): llama.cpp has no such types, but its Q4_1 (4-bit codes, a scale and an offset for 32 weights) holds
-their weights exactly, if not as small.
+Schemes are llama.cpp's own types (`gguf-f16`, `gguf-q8_0`, `gguf-q4_0`, `gguf-q3_k`, `gguf-q2_k`), or a round-to-nearest scheme
+of this package up to 4 bits (`gguf-w2g128-rtn`): llama.cpp has no such types, but its Q4_1 (4-bit codes, a scale and an offset
+for 32 weights) holds their weights exactly, if not as small. Q3_K and Q2_K need rows of a multiple of 256 weights; a layer with
+others is stored in Q4_0, as large as the type that llama.cpp's own tool falls back to.
 Format: the GGUF specification of ggml, with the key and tensor names that llama.cpp reads for `qwen3` and for `llama`. In a
 `llama` file the rows of queries and keys go in another order, since llama.cpp turns neighbouring dimensions there, not halves.
 """
@@ -26,6 +27,7 @@ from bitroute.errors import ConfigError, DataError
 from bitroute.nn.checkpoint import load_model
 from bitroute.nn.decoder import Decoder, DecoderConfig, frequencies
 from bitroute.nn.fingerprint import fingerprint
+from bitroute.quantization.kquants import BLOCK, q2_k, q3_k
 from bitroute.quantization.linear import QuantizedLinear
 from bitroute.quantization.model import block_linears, quantized_linears
 from bitroute.quantization.quantize import quantize_model
@@ -39,7 +41,11 @@ _TYPES: Final = {
     "gguf-f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "gguf-q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
     "gguf-q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
+    "gguf-q3_k": (GGMLQuantizationType.Q3_K, LlamaFileType.MOSTLY_Q3_K_S),
+    "gguf-q2_k": (GGMLQuantizationType.Q2_K, LlamaFileType.MOSTLY_Q2_K_S),
 }
+_K_QUANTS: Final = {GGMLQuantizationType.Q3_K: q3_k, GGMLQuantizationType.Q2_K: q2_k}
+_FALLBACK: Final = GGMLQuantizationType.Q4_0  # of a K-quant where rows do not divide into its blocks
 _HOLDER: Final = (GGMLQuantizationType.Q4_1, LlamaFileType.MOSTLY_Q4_1)  # of this package's schemes
 _BLOCK: Final = 32  # weights that share a scale
 
@@ -197,14 +203,20 @@ def _add_weights(writer: GGUFWriter, network: Decoder, form: GgufScheme) -> None
     for key, tensor in state.items():
         (name, _, part), values = key.rpartition("."), tensor.numpy()
         kind = GGMLQuantizationType.F32 if values.ndim == 1 else form.kind if name in low else GGMLQuantizationType.F16
+        if kind in _K_QUANTS and values.shape[-1] % BLOCK:
+            kind = _FALLBACK
         try:
             with np.errstate(over="raise"):
-                data = _blocks(grids[name]) if name in grids and part == "weight" else quants.quantize(values, kind)
+                data = _blocks(grids[name]) if name in grids and part == "weight" else _stored(values, kind)
         except (FloatingPointError, quants.QuantError) as error:
             raise DataError(f"{key}: cannot be stored as {kind.name} ({error})") from error
         if not config.qk_norm and name.endswith(("q_proj", "k_proj")):
             data = _interleaved(data, config.head_dim)
         writer.add_tensor(f"{_gguf_name(name)}.{part}", data, raw_dtype=kind)
+
+
+def _stored(values: npt.NDArray[np.float32], kind: GGMLQuantizationType) -> npt.NDArray[Any]:
+    return _K_QUANTS[kind](values) if kind in _K_QUANTS else quants.quantize(values, kind)
 
 
 def _interleaved(rows: npt.NDArray[Any], head_dim: int) -> npt.NDArray[Any]:

@@ -32,8 +32,8 @@ from support.checkpoint import write_checkpoint
 pytest.importorskip("gguf", reason="needs the extra serve-demo")
 pytest.importorskip("xllamacpp", reason="needs the extra serve-demo")
 
+from bitroute.engines.llama_server import CONTEXT, SLOTS, llama_server
 from bitroute.gateway.demo.demo import example, opening_of, start_demo
-from bitroute.gateway.demo.llama_server import CONTEXT, SLOTS, llama_server
 from bitroute.quantization.gguf import export_gguf
 
 ROOT = Path(__file__).parents[3]
@@ -297,7 +297,7 @@ def test_the_process_ends_by_itself(tiny_gguf: Path, how: str) -> None:
     script = f"""
         import json, socket, sys
         from pathlib import Path
-        from bitroute.gateway.demo.llama_server import llama_server
+        from bitroute.engines.llama_server import llama_server
 
         path = Path(sys.argv[1])
         with llama_server(path, "low") as low, llama_server(path, "high") as high:

@@ -10,11 +10,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from bitroute.engines.llama_server import llama_server
 from bitroute.envs.models import find_model
 from bitroute.envs.registry import DEFAULT, load_suite
 from bitroute.envs.suite import Role, Suite, split_for
 from bitroute.gateway.core.config import GatewayConfig, Source
-from bitroute.gateway.demo.llama_server import llama_server
 from bitroute.quantization.gguf import export_gguf
 
 WORK: Final = Path("runs/gateway-demo")

@@ -24,8 +24,10 @@ CACHE: Final = 256  # MiB of prompts kept beside the slots, so that more episode
 
 
 @contextmanager
-def llama_server(gguf: Path, name: str) -> Iterator[str]:
+def llama_server(gguf: Path, name: str, cache: int = CACHE) -> Iterator[str]:
     """Serve the model in `gguf` as `name`: the server's URL, without /v1. On leaving, requests in flight are cut off.
+
+    `cache` is in MiB, of prompts beside the slots.
 
     Raises DataError when the file is missing or llama.cpp cannot load it, ModuleNotFoundError without the extra `serve-demo`.
     """
@@ -37,7 +39,7 @@ def llama_server(gguf: Path, name: str) -> Iterator[str]:
     params.model_alias = {name}
     params.n_parallel, params.n_ctx = SLOTS, SLOTS * CONTEXT
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-    params.cache_ram_mib = CACHE
+    params.cache_ram_mib = cache
     params.fit_params = params.warmup = params.ui = False
     params.verbosity = -1  # what goes wrong with a request is in its answer
     try:
