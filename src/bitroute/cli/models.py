@@ -30,8 +30,8 @@ def quantize(
         list[str],
         typer.Argument(
             help="Schemes, e.g. w4g64-gptq, w3row-gptq (one group a row), w2.5g64-gptq (a mean of 2 and 3 bits), or "
-            "w8n4g64-rtn: 4 bits nested in 8. For llama.cpp: gguf-f16, gguf-q8_0, gguf-q4_0, or gguf-w2g128-rtn (2 to 4 bits "
-            "to nearest)."
+            "w8n4g64-rtn: 4 bits nested in 8. For llama.cpp: gguf-f16, gguf-q8_0, gguf-q4_0, gguf-q3_k, "
+            "gguf-q2_k, or gguf-w2g128-rtn (2 to 4 bits to nearest)."
         ),
     ],
     suite: SuiteName = DEFAULT,
