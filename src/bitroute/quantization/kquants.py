@@ -48,7 +48,7 @@ def q3_k(rows: Floats) -> Bytes:
     low = stored[:, :8] & 15 | (stored[:, 8:] & 15) << 4
     high = ((stored >> 4).reshape(-1, 4, 4) << (2 * np.arange(4, dtype=np.uint8))[:, None]).sum(axis=1, dtype=np.uint8)
     tail = d.astype(np.float16).view(np.uint8)
-    return np.concatenate((plane, _pairs(codes & 3), low, high, tail), axis=-1).reshape(len(rows), -1)
+    return np.concatenate((plane, _pairs((codes & 3).astype(np.uint8)), low, high, tail), axis=-1).reshape(len(rows), -1)
 
 
 def _steps(values: Floats, most: int) -> tuple[Floats, Floats]:
@@ -65,5 +65,5 @@ def _divide(values: Floats, by: Floats) -> Floats:
 def _pairs(codes: Bytes) -> Bytes:
     """Codes of 2 bits [blocks, 16, 16] as bytes [blocks, 64]; of 128, byte i holds weights i, i + 32, i + 64, i + 96."""
     parts = codes.reshape(-1, 2, 4, 32)
-    packed = (parts << (2 * np.arange(4, dtype=np.uint8))[:, None]).sum(axis=2, dtype=np.uint8)
+    packed: Bytes = (parts << (2 * np.arange(4, dtype=np.uint8))[:, None]).sum(axis=2, dtype=np.uint8)
     return packed.reshape(len(codes), -1)
