@@ -38,14 +38,19 @@ def played(player: Player, tasks: Sequence[ToyTask], batch: int = 64, seed: int 
     return {e.task_id: e for e in play(player, [(task, seed) for task in tasks], "policy", batch)}
 
 
-def torch_engine(mode: CacheMode) -> TorchEngine:
-    """Two different tiny random networks under one ladder: what they do is arbitrary, but it depends on every cached value."""
+def torch_engine(mode: CacheMode, scale: float = 1.0) -> TorchEngine:
+    """Two different tiny random networks under one ladder: what they do is arbitrary, but it depends on every cached value.
+
+    `scale` multiplies the weights of their blocks.
+    """
     config = DecoderConfig(len(WORDS), 32, 64, 2, 2, 1, 16, max_position_embeddings=256)
     models = {}
     for seed, name in enumerate(PAIR):
         torch.manual_seed(seed)
         models[name] = Decoder(config).eval()
         torch.nn.init.normal_(models[name].model.embed_tokens.weight, std=1.0)
+        for weight in models[name].model.layers.parameters():
+            weight.data.mul_(scale if weight.ndim == 2 else 1.0)
     return TorchEngine(models, end_token=0, fingerprint="tiny", cache_mode=mode)
 
 
@@ -224,10 +229,7 @@ def test_what_is_verified_without_tolerance_is_what_high_would_have_written(cons
     tasks = [toy_task(i, steps=8, hard=0.5) for i in range(8)]
     runs = []
     for router in (Always(PAIR, "high"), Verify(PAIR)):
-        hosted = torch_engine(CacheMode.OWN)
-        for model in hosted.models.values():  # what they write must hang on more than the last token
-            for number, weight in enumerate(p for p in model.model.layers.parameters() if p.ndim == 2):
-                weight.data.mul_(10).roll(number, 0)
+        hosted = torch_engine(CacheMode.OWN, scale=10.0)  # what they write must hang on more than the last token
         engine = CachingEngine(hosted) if caching else hosted
         player = Player(ToyEnvironment, ToyAgent(), engine, router, constrained=constrained)
         runs.append(played(player, tasks))
