@@ -89,7 +89,7 @@ class TestNetworks:
             sequence_logits(model, tokens.cpu())
         with pytest.raises(AssertionError, match=r"index: a tensor of shape \(5,\) is on cpu"):
             model(tokens[0], torch.arange(5), decoder.causal(1))
-        monkeypatch.setattr(kv_cache, "causal_mask", lambda count, end, groups, like: torch.zeros(count * groups, end))
+        monkeypatch.setattr(kv_cache, "causal_mask", lambda count, end, reach, groups, like: torch.zeros(count * groups, reach))
         with pytest.raises(AssertionError, match="is on cpu"), torch.inference_mode():
             extend_cached(model, [Cache(TINY, torch.float32, DEVICE)], [[4, 5, 6]])
 

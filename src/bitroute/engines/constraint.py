@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from typing import Self
 
 
-@dataclass(slots=True)
 class Trie:
-    """A set of token sequences, walked one token at a time. Each sequence ends with the end-of-turn token."""
+    """A set of token sequences, walked one token at a time. Each sequence ends with the end-of-turn token.
 
-    children: dict[int, Trie] = field(default_factory=dict)
+    A node's children are made when somebody asks for them: of some thirty commands one is walked along. Sequences are kept, not
+    copied: do not change them.
+    """
+
+    __slots__ = ("_children", "_depth", "_sequences")
+
+    def __init__(self, sequences: Sequence[Sequence[int]] = (), depth: int = 0) -> None:
+        """`sequences` are alike in their first `depth` tokens; the node stands behind these."""
+        self._sequences, self._depth = sequences, depth
+        self._children: dict[int, Self] | None = None
 
     @classmethod
-    def of(cls, sequences: Iterable[Sequence[int]]) -> Trie:
+    def of(cls, sequences: Iterable[Sequence[int]]) -> Self:
         """The trie that holds exactly `sequences`."""
-        root = cls()
-        for sequence in sequences:
-            node = root
-            for token in sequence:
-                child = node.children.get(token)
-                if child is None:
-                    child = node.children[token] = cls()
-                node = child
-        return root
+        return cls(tuple(sequences))
+
+    @property
+    def children(self) -> dict[int, Self]:
+        """The node behind each token that may come next, in insertion order; none at the end of a sequence."""
+        if self._children is None:
+            depth, groups = self._depth, dict[int, list[Sequence[int]]]()
+            for sequence in self._sequences:
+                if len(sequence) > depth:
+                    groups.setdefault(sequence[depth], []).append(sequence)
+            self._children = {token: type(self)(group, depth + 1) for token, group in groups.items()}
+        return self._children
 
     @property
     def allowed(self) -> list[int]:

@@ -1,15 +1,18 @@
 """Keys and values of contexts, and attention over them. Knows positions, not tokens or what they mean.
 
-A batch is packed: linear layers see one flat row of all new tokens, whatever context they belong to. Attention goes context by
-context, because each has a past of its own length: nothing is padded and no key is copied. (Padded batches of 16 contexts
-spent two thirds of the time of play in attention; `benchmarks/engine.py` measures what is left.)
+A batch is packed: linear layers see one flat row of all new tokens, whatever context they belong to. A network may take it in
+pieces of so many tokens; a context that is cut goes on in the next piece. Attention goes context by context, because each has a
+past of its own length: no query is padded and no key is copied. (One call for contexts of equal length is no faster on a
+processor: what it costs is the exponentials. `benchmarks/engine.py` measures it.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -18,7 +21,8 @@ from torch.nn import functional as F  # noqa: N812
 from bitroute.nn.decoder import Decoder, DecoderConfig
 from bitroute.nn.fused import FusedDecoder
 
-SMALLEST = 256  # positions of a cache that has just begun; a full one doubles
+GROWTH: Final = 256  # positions by which a full cache grows, at least
+STEP: Final = 32  # keys in half precision: torch writes a kernel for each new length, and a process meets a thousand of them
 
 
 class Cache:
@@ -31,19 +35,19 @@ class Cache:
 
     def __init__(self, config: DecoderConfig, dtype: torch.dtype, device: torch.device) -> None:
         self.length = 0
-        # [layers, keys and values, 1, kv heads, capacity, head dim]: a layer's keys are one view, ready for attention
-        shape = config.num_hidden_layers, 2, 1, config.num_key_value_heads, 0, config.head_dim
+        # [layers, capacity, kv heads of keys, then of values, head dim]: new tokens of a layer are one block
+        shape = config.num_hidden_layers, 0, 2 * config.num_key_value_heads, config.head_dim
         self.store = torch.empty(shape, dtype=dtype, device=device)
 
     def reserve(self, length: int) -> None:
         """Make room for `length` positions; the filled ones stay."""
-        capacity = self.store.shape[4]
+        capacity = self.store.shape[1]
         if length <= capacity:
             return
         old, shape = self.store, list(self.store.shape)
-        shape[4] = max(length, 2 * capacity, SMALLEST)
-        self.store = old.new_empty(shape)
-        self.store[..., : self.length, :] = old[..., : self.length, :]
+        shape[1] = -(-max(length, capacity * 5 // 4) // GROWTH) * GROWTH
+        self.store = old.new_zeros(shape)  # keys that are masked must be numbers all the same
+        self.store[:, : self.length] = old[:, : self.length]
 
     def truncate(self, length: int) -> None:
         """Forget everything after the first `length` positions."""
@@ -56,6 +60,15 @@ class Cache:
         return twin
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some new tokens of one context, one after the other; the hidden states of the last `wanted` are asked for."""
+
+    cache: Cache
+    tokens: Sequence[int]
+    wanted: int
+
+
 def extend_cached(
     model: Decoder | FusedDecoder, caches: Sequence[Cache], new: Sequence[Sequence[int]], wanted: Sequence[int] | None = None
 ) -> Tensor:
@@ -64,17 +77,44 @@ def extend_cached(
     Returns hidden states [sum of `wanted`, hidden]: those of the last `wanted[i]` tokens of each row, of all tokens by default.
     What is not wanted costs nothing in the last block but its keys and values.
     """
-    lengths = [len(row) for row in new]
-    wanted = lengths if wanted is None else wanted
-    positions = [p for cache, n in zip(caches, lengths, strict=True) for p in range(cache.length, cache.length + n)]
-    attend = CachedAttention(caches, lengths, wanted, model.config.num_attention_heads // model.config.num_key_value_heads)
+    counts = [len(row) for row in new] if wanted is None else wanted
+    parts = [Part(cache, row, count) for cache, row, count in zip(caches, new, counts, strict=True)]
+    size = model.piece if isinstance(model, FusedDecoder) else None
+    found = [_extend(model, piece) for piece in (pieces(parts, size) if size else [parts])]
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def pieces(parts: Sequence[Part], size: int) -> list[list[Part]]:
+    """The same tokens in the same order, `size` at a time (the last piece has what remains)."""
+    found: list[list[Part]] = [[]]
+    room = size
+    for part in parts:
+        start, count = 0, len(part.tokens)
+        while start < count:
+            if not room:
+                found.append([])
+                room = size
+            end = min(count, start + room)
+            found[-1].append(Part(part.cache, part.tokens[start:end], max(0, end - max(start, count - part.wanted))))
+            room -= end - start
+            start = end
+    return found
+
+
+def _extend(model: Decoder | FusedDecoder, parts: Sequence[Part]) -> Tensor:
+    """One pass."""
+    like = parts[0].cache.store
+    lengths, wanted = [len(part.tokens) for part in parts], [part.wanted for part in parts]
+    positions = [p for part, n in zip(parts, lengths, strict=True) for p in range(part.cache.length, part.cache.length + n)]
     ends = accumulate(lengths)
     rows = [row for end, count in zip(ends, wanted, strict=True) for row in range(end - count, end)]
-    number = partial(torch.tensor, device=caches[0].store.device)
-    tokens = number([token for row in new for token in row])
-    hidden: Tensor = model(tokens, number(positions), attend, None if len(rows) == len(tokens) else number(rows))
-    for cache, length in zip(caches, lengths, strict=True):
-        cache.length += length
+    tokens = [token for part in parts for token in part.tokens]
+    groups = model.config.num_attention_heads // model.config.num_key_value_heads
+    attend = CachedAttention([part.cache for part in parts], lengths, wanted, groups, grouped=isinstance(model, FusedDecoder))
+    number = partial(torch.tensor, device=like.device, dtype=torch.long)
+    hidden: Tensor = model(number(tokens), number(positions), attend, None if len(rows) == len(tokens) else number(rows))
+    for part, length in zip(parts, lengths, strict=True):
+        part.cache.length += length
     return hidden
 
 
@@ -82,53 +122,68 @@ class CachedAttention:
     """The `Attend` strategy over caches: writes the new keys and values, then lets each context attend to its own past.
 
     Queries are those of all new tokens, or, in the last block, of the `wanted` last ones of each context. The `groups` query
-    heads that share a kv head become further rows of one query, so that keys need not be repeated.
+    heads that share a kv head become further rows of one query, so that keys need not be repeated. Where the network orders
+    its query heads by group, not by kv head (`grouped`), that is a view, and so is the result.
     """
 
-    def __init__(self, caches: Sequence[Cache], lengths: Sequence[int], wanted: Sequence[int], groups: int) -> None:
-        self.groups, self.lengths, self.wanted = groups, list(lengths), list(wanted)
+    def __init__(
+        self, caches: Sequence[Cache], lengths: Sequence[int], wanted: Sequence[int], groups: int, *, grouped: bool
+    ) -> None:
+        self.groups, self.grouped, self.lengths, self.wanted = groups, grouped, list(lengths), list(wanted)
         self.targets, self.pasts = [], []  # of each context, by layer: where new keys and values go; all keys, all values
-        like = caches[0].store
+        like, kv_heads = caches[0].store, caches[0].store.shape[2] // 2
+        step = 1 if like.dtype is torch.float32 else STEP
         ends = [cache.length + length for cache, length in zip(caches, lengths, strict=True)]
-        for cache, end in zip(caches, ends, strict=True):
-            cache.reserve(end)
-            self.targets.append(cache.store[..., cache.length : end, :].unbind(0))
-            self.pasts.append([layer.unbind(0) for layer in cache.store[..., :end, :].unbind(0)])
-        self.masks = [causal_mask(count, end, groups, like) for count, end in zip(self.lengths, ends, strict=True)]
-        self.last_masks = (
-            self.masks
-            if self.wanted == self.lengths
-            else [causal_mask(count, end, groups, like) for count, end in zip(self.wanted, ends, strict=True)]
-        )
+        reaches = [end if length == 1 else -(-end // step) * step for end, length in zip(ends, lengths, strict=True)]
+        for cache, end, reach in zip(caches, ends, reaches, strict=True):
+            cache.reserve(reach)
+            self.targets.append(cache.store[:, cache.length : end].unbind(0))
+            past = cache.store[:, :reach].transpose(1, 2).unsqueeze(1)  # [layers, 1, kv heads twice, reach, d]
+            self.pasts.append((past[:, :, :kv_heads].unbind(0), past[:, :, kv_heads:].unbind(0)))
+        self.masks = [causal_mask(*shape, groups=groups, like=like) for shape in zip(self.lengths, ends, reaches, strict=True)]
+        self.last_masks = [
+            mask if mask is None else mask[(length - count) * groups :]
+            for mask, length, count in zip(self.masks, self.lengths, self.wanted, strict=True)
+        ]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         counts, masks = (self.lengths, self.masks) if len(q) == len(k) else (self.wanted, self.last_masks)
         kv_heads, head_dim = k.shape[1:]
-        fresh = torch.stack((k, v)).transpose(1, 2).unsqueeze(1)  # [2, 1, kv heads, n, d]
-        queries = q.view(-1, kv_heads, self.groups, head_dim).transpose(0, 1).reshape(1, kv_heads, -1, head_dim)
+        fresh = torch.cat((k, v), dim=1)
+        if not self.grouped:
+            q = swap_heads(q, kv_heads, self.groups)
+        queries = q.reshape(-1, kv_heads, head_dim).transpose(0, 1).unsqueeze(0)  # [1, kv heads, m * groups, d]
         mixed = []
-        for target, past, part, query, mask in zip(
+        for target, (keys, values), part, query, mask in zip(
             self.targets,
             self.pasts,
-            torch.split(fresh, self.lengths, dim=3),
-            torch.split(queries, [count * self.groups for count in counts], dim=2),
+            fresh.split(self.lengths),
+            queries.split([count * self.groups for count in counts], dim=2),
             masks,
             strict=True,
         ):
             target[layer].copy_(part)
-            keys, values = past[layer]
-            mixed.append(F.scaled_dot_product_attention(query, keys, values, attn_mask=mask))
-        out = torch.cat(mixed, dim=2).view(kv_heads, -1, self.groups, head_dim)
-        return out.transpose(0, 1).reshape(-1, kv_heads * self.groups, head_dim)
+            if query.shape[2]:
+                found = F.scaled_dot_product_attention(query, keys[layer], values[layer], attn_mask=mask)
+                mixed.append(found.squeeze(0).transpose(0, 1))
+        if not mixed:
+            return q
+        out = (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).reshape(-1, self.groups * kv_heads, head_dim)
+        return out if self.grouped else swap_heads(out, self.groups, kv_heads)
 
 
-def causal_mask(count: int, end: int, groups: int, like: Tensor) -> Tensor | None:
-    """What the last `count` of `end` positions may see, to be added to scores [count * groups, end]; None: everything.
+def swap_heads(x: Tensor, outer: int, inner: int) -> Tensor:
+    """x [n, outer * inner, d] as [n, inner * outer, d]: by kv head and group within it, or by group and kv head within that."""
+    return x.view(len(x), outer, inner, -1).transpose(1, 2).reshape(x.shape)
+
+
+def causal_mask(count: int, end: int, reach: int, *, groups: int, like: Tensor) -> Tensor | None:
+    """What the last `count` of `end` positions may see of `reach` ones, to be added to scores [count * groups, reach]; None:
+    everything.
 
     It has the dtype and the device of `like`.
     """
-    if count == 1:
+    if count == 1 and end == reach:
         return None
-    mask = like.new_zeros(count, end)
-    mask[:, end - count :] = like.new_full((count, count), float("-inf")).triu(1)
+    mask = like.new_full((count, reach), float("-inf")).triu_(end - count + 1)
     return mask if groups == 1 else mask.repeat_interleave(groups, dim=0)

@@ -86,7 +86,7 @@ class PackedProduct:
         return self._with(x, term, "add")
 
     def _then(self, x: Tensor, name: str) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], "")
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, name, [], "")
         return y
 
     def _with(self, x: Tensor, other: Tensor, name: str) -> Tensor:
