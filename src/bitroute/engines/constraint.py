@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Self
 
 
 class Trie:
@@ -18,22 +17,22 @@ class Trie:
     def __init__(self, sequences: Sequence[Sequence[int]] = (), depth: int = 0) -> None:
         """`sequences` are alike in their first `depth` tokens; the node stands behind these."""
         self._sequences, self._depth = sequences, depth
-        self._children: dict[int, Self] | None = None
+        self._children: dict[int, Trie] | None = None
 
     @classmethod
-    def of(cls, sequences: Iterable[Sequence[int]]) -> Self:
+    def of(cls, sequences: Iterable[Sequence[int]]) -> Trie:
         """The trie that holds exactly `sequences`."""
         return cls(tuple(sequences))
 
     @property
-    def children(self) -> dict[int, Self]:
+    def children(self) -> dict[int, Trie]:
         """The node behind each token that may come next, in insertion order; none at the end of a sequence."""
         if self._children is None:
             depth, groups = self._depth, dict[int, list[Sequence[int]]]()
             for sequence in self._sequences:
                 if len(sequence) > depth:
                     groups.setdefault(sequence[depth], []).append(sequence)
-            self._children = {token: type(self)(group, depth + 1) for token, group in groups.items()}
+            self._children = {token: Trie(group, depth + 1) for token, group in groups.items()}
         return self._children
 
     @property

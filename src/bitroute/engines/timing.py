@@ -96,8 +96,19 @@ class _EngineCaller:
         return [self.random.randrange(self.words) for _ in range(count)]
 
     def _choices(self, count: int) -> Trie:
-        """`count` choices between the same two tokens, one after the other: an action that takes as many passes."""
-        node = Trie()
-        for _ in range(count):
-            node = Trie({self.words - 2: node, self.words - 1: node})
-        return node
+        return Choices((self.words - 2, self.words - 1), count)
+
+
+class Choices(Trie):
+    """`count` choices between the same tokens, one after the other: an action that takes as many passes."""
+
+    __slots__ = ("_tokens",)
+
+    def __init__(self, tokens: tuple[int, ...], count: int) -> None:
+        super().__init__((tokens,), count)
+        self._tokens = tokens
+
+    @property
+    def children(self) -> dict[int, Trie]:
+        """The same tokens again, or none after the last choice."""
+        return {token: Choices(self._tokens, self._depth - 1) for token in self._tokens} if self._depth else {}

@@ -157,8 +157,8 @@ class CachedAttention:
         for target, (keys, values), part, query, mask in zip(
             self.targets,
             self.pasts,
-            fresh.split(self.lengths),
-            queries.split([count * self.groups for count in counts], dim=2),
+            torch.split(fresh, self.lengths),
+            torch.split(queries, [count * self.groups for count in counts], dim=2),
             masks,
             strict=True,
         ):
