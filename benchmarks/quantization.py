@@ -24,7 +24,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from bitroute.envs.alfworld import splits
 from bitroute.envs.alfworld.agent import AlfworldAgent
-from bitroute.envs.alfworld.corpus import OBSERVATION_WEIGHT, weigh
+from bitroute.envs.alfworld.corpus import SCRATCH, weigh
 from bitroute.envs.alfworld.demonstrations import demonstrate
 from bitroute.nn.checkpoint import load_model
 from bitroute.nn.decoder import Decoder, sequence_logits
@@ -46,7 +46,7 @@ def episodes(agent: AlfworldAgent, split: str, count: int, longest: int) -> list
     result = []
     for index in range(count):
         sequence = weigh(agent, demonstrate(splits.task(split, index), seed=index, noise=0.1))
-        action = torch.tensor(sequence.weights[:longest]) > OBSERVATION_WEIGHT
+        action = torch.tensor(sequence.weights[:longest]) > SCRATCH.observation
         result.append((torch.tensor([sequence.tokens[:longest]]), action[1:]))
     return result
 

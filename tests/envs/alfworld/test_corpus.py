@@ -6,7 +6,7 @@ import pytest
 
 from bitroute.envs.alfworld import corpus, splits
 from bitroute.envs.alfworld.agent import AlfworldAgent
-from bitroute.envs.alfworld.corpus import NOISE, OBSERVATION_WEIGHT, PUBLISHED_SHARE, VERB_WEIGHT, expert_source, weigh
+from bitroute.envs.alfworld.corpus import PRETRAINED, PUBLISHED_SHARE, SCRATCH, expert_source, weigh
 from bitroute.envs.alfworld.demonstrations import Demonstration, demonstrate
 from bitroute.envs.alfworld.simulator.game import AlfworldTask
 from bitroute.envs.models import find_model
@@ -33,10 +33,10 @@ def test_weights_by_hand(agent: AlfworldAgent) -> None:
     go, look = agent.completion("go to desk 1"), agent.completion("look")
     assert sequence.tokens == [*prompts[0], *go, *prompts[1], *look]
     assert sequence.weights == [
-        *[OBSERVATION_WEIGHT] * len(prompts[0]),
-        VERB_WEIGHT,
+        *[SCRATCH.observation] * len(prompts[0]),
+        SCRATCH.verb,
         *[1.0] * (len(go) - 1),
-        *[OBSERVATION_WEIGHT] * (len(prompts[1]) + len(look)),  # looking was not the expert's choice
+        *[SCRATCH.observation] * (len(prompts[1]) + len(look)),  # looking was not the expert's choice
     ]
 
 
@@ -50,7 +50,7 @@ def test_an_episode_is_the_chat_that_the_agent_will_have(agent: AlfworldAgent) -
     sequence = weigh(agent, episode)
     assert agent.tokenizer.decode(sequence.tokens) == expected
     assert len(sequence.weights) == len(sequence.tokens)
-    assert sequence.weights.count(VERB_WEIGHT) == episode.noise.count(False)
+    assert sequence.weights.count(SCRATCH.verb) == episode.noise.count(False)
     assert min(sequence.weights) > 0
 
 
@@ -66,7 +66,8 @@ def test_tasks_come_from_lm_train_and_the_official_games_in_their_share(
 ) -> None:
     played: list[tuple[AlfworldTask, float]] = []
 
-    def note(task: AlfworldTask, seed: int, noise: float) -> Demonstration:
+    def note(task: AlfworldTask, seed: int, noise: float, *, refused: float) -> Demonstration:
+        assert refused == 0
         played.append((task, noise))
         return Demonstration(task, (Observation("Your task is to: look."),), ("look",), ("look",), True)
 
@@ -82,8 +83,16 @@ def test_tasks_come_from_lm_train_and_the_official_games_in_their_share(
     assert {task.id for task in chosen} == {task.id for task in official}
     assert {task.split for task, _ in played} == {"train", "lm-train"}
     noises = [noise for _, noise in played]
-    assert NOISE[0] <= min(noises) < 0.01
-    assert NOISE[1] - 0.01 < max(noises) <= NOISE[1]
+    assert 0 <= min(noises) < 0.01
+    assert 0.29 < max(noises) <= 0.3
     played.clear()
     expert_source(agent, 0)(0)
     assert played[0][0] is generated
+
+
+def test_a_pretrained_model_imitates_no_stray_action_and_sees_some_that_are_refused(agent: AlfworldAgent) -> None:
+    source = expert_source(agent, 0, lesson=PRETRAINED)
+    sequences = [source(index) for index in range(30)]
+    assert {weight for sequence in sequences for weight in sequence.weights} == {0.0, 0.05, 1.0, 2.0}
+    assert any("Nothing happens." in agent.tokenizer.decode(sequence.tokens) for sequence in sequences)
+    assert source(3) == expert_source(agent, 0, lesson=PRETRAINED)(3)

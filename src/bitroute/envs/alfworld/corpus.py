@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from bitroute.agents.agent import Agent
 from bitroute.envs.alfworld import splits
@@ -16,13 +18,28 @@ from bitroute.envs.alfworld.demonstrations import Demonstration, demonstrate
 from bitroute.envs.alfworld.simulator.game import AlfworldTask
 from bitroute.nn.weighted import WeightedSequence
 
-OBSERVATION_WEIGHT = 0.1
-VERB_WEIGHT = 3.0
 PUBLISHED_SHARE = 0.15  # of the sequences, where official training games are given
-NOISE = (0.0, 0.3)  # range of an episode's probability of a stray action
 
 
-def weigh(agent: Agent, demonstration: Demonstration) -> WeightedSequence:
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What an episode teaches: the loss's weights (other tokens of an action weigh 1), and how often its actor strays."""
+
+    verb: float  # weight of an action's first token
+    observation: float
+    stray: float  # weight of a stray action's tokens
+    noise: Callable[[random.Random], float]  # draws an episode's probability of a stray action
+    refused: float  # share of the stray actions that the environment refuses
+
+
+# For a network that learns to read from these texts alone, and for one that learned to read before.
+SCRATCH: Final = Lesson(verb=3.0, observation=0.1, stray=0.1, noise=lambda chance: chance.uniform(0.0, 0.3), refused=0.0)
+PRETRAINED: Final = Lesson(
+    verb=2.0, observation=0.05, stray=0.0, noise=lambda chance: chance.choice((0.0, 0.1, 0.25)), refused=0.3
+)
+
+
+def weigh(agent: Agent, demonstration: Demonstration, lesson: Lesson = SCRATCH) -> WeightedSequence:
     """The episode as the model will see it; only actions that the expert would have chosen are to be imitated."""
     opening = demonstration.observations[0]
     tokens: list[int] = []
@@ -30,15 +47,15 @@ def weigh(agent: Agent, demonstration: Demonstration) -> WeightedSequence:
     for index, (observation, action) in enumerate(zip(demonstration.observations, demonstration.actions, strict=True)):
         prompt = agent.prompt(agent.message(opening, observation), first=index == 0)
         completion = agent.completion(action)
-        imitated = [VERB_WEIGHT] + [1.0] * (len(completion) - 1)
+        imitated = [lesson.verb] + [1.0] * (len(completion) - 1)
         tokens += [*prompt, *completion]
-        weights += [OBSERVATION_WEIGHT] * len(prompt)
-        weights += [OBSERVATION_WEIGHT] * len(completion) if demonstration.noise[index] else imitated
+        weights += [lesson.observation] * len(prompt)
+        weights += [lesson.stray] * len(completion) if demonstration.noise[index] else imitated
     return WeightedSequence(tokens, weights)
 
 
 def expert_source(
-    agent: Agent, seed: int, official: Sequence[AlfworldTask] = (), goals: int = 1
+    agent: Agent, seed: int, official: Sequence[AlfworldTask] = (), goals: int = 1, lesson: Lesson = SCRATCH
 ) -> Callable[[int], WeightedSequence]:
     """Endless noisy expert episodes: fresh tasks of `lm-train`, and every now and then one of the `official` training games.
 
@@ -52,6 +69,6 @@ def expert_source(
         number = chance.choices(numbers, [1 / n for n in numbers])[0] if goals > 1 else 1
         published = official and number == 1 and chance.random() < PUBLISHED_SHARE
         task = chance.choice(official) if published else splits.task("lm-train", index, number)
-        return weigh(agent, demonstrate(task, seed=index, noise=chance.uniform(*NOISE)))
+        return weigh(agent, demonstrate(task, seed=index, noise=lesson.noise(chance), refused=lesson.refused), lesson)
 
     return sequence

@@ -6,6 +6,7 @@ It knows the simulator and the expert, no tokenizer and no model: what of an epi
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -17,6 +18,8 @@ from bitroute.envs.alfworld.simulator.game import AlfworldTask, Game
 from bitroute.episode import Observation
 
 STEP_LIMIT: Final = 50  # a goal
+TRIES: Final = 50  # at a command that is refused
+_NAME: Final = re.compile(r"[a-z]+ \d+")
 
 # What a stranger at the controls would do, and how often: mostly plausible detours, now and then anything at all.
 _STRAY: Final = (
@@ -47,14 +50,17 @@ class Demonstration:
         return tuple(action != label for action, label in zip(self.actions, self.labels, strict=True))
 
 
-def demonstrate(task: AlfworldTask, seed: int, noise: float, limit: int | None = None) -> Demonstration:
-    """The expert's episode of at most `limit` steps (by default `STEP_LIMIT` a goal), in which a random admissible action is
-    played with probability `noise`.
+def demonstrate(
+    task: AlfworldTask, seed: int, noise: float, limit: int | None = None, *, refused: float = 0.0
+) -> Demonstration:
+    """The expert's episode of at most `limit` steps (by default `STEP_LIMIT` a goal), in which a random action is played with
+    probability `noise`: an admissible one, or, with probability `refused`, one that the environment refuses.
 
     The same arguments give the same episode. Raises ValueError for a probability outside 0..1.
     """
-    if not 0.0 <= noise <= 1.0:
-        raise ValueError(f"noise {noise} is not a probability")
+    for probability in (noise, refused):
+        if not 0.0 <= probability <= 1.0:
+            raise ValueError(f"noise {probability} is not a probability")
     chance = random.Random(f"{task.id}|{seed}")
     storable = _storable(task.game)
     most = STEP_LIMIT * len(task.game.goals) if limit is None else limit
@@ -62,7 +68,11 @@ def demonstrate(task: AlfworldTask, seed: int, noise: float, limit: int | None =
     def choose(step: int, observation: Observation, label: str) -> str | None:
         if step == most:
             return None
-        return label if chance.random() >= noise else _stray(chance, observation.admissible, storable)
+        if chance.random() >= noise:
+            return label
+        if refused and chance.random() < refused:
+            return _refused(chance, observation.admissible)
+        return _stray(chance, observation.admissible, storable)
 
     return _play(task, choose)
 
@@ -120,3 +130,18 @@ def _stray(chance: random.Random, admissible: tuple[str, ...], storable: frozens
     ]
     starts = chance.choices([starts for _, starts in _STRAY], [weight for weight, _ in _STRAY])[0]
     return chance.choice([command for command in sensible if command.startswith(starts)] or sensible)
+
+
+def _refused(chance: random.Random, admissible: tuple[str, ...]) -> str:
+    """A command that reads like an admissible one and is none: a word of one of them in the place of another's.
+
+    That is how a model errs that writes freely: it takes what lies elsewhere, and goes to where it is.
+    """
+    acting = [command for command in admissible if not command.startswith(("examine ", "help", "inventory", "look"))]
+    names = sorted({name for command in admissible for name in _NAME.findall(command)})
+    for _ in range(TRIES):
+        command = chance.choice(acting)
+        command = command.replace(chance.choice(_NAME.findall(command)), chance.choice(names))
+        if command not in admissible:
+            return command
+    return "go to nowhere 1"  # a room with hardly anything in it
