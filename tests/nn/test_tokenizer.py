@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from bitroute.episode import Message, View
 from bitroute.errors import DataError
-from bitroute.nn.tokenizer import ASSISTANT, END, SPECIAL, USER, Tokenizer, train_tokenizer
+from bitroute.nn.tokenizer import ASSISTANT, END, SPECIAL, USER, Tokenizer, TurnTokenizer, train_tokenizer
 
 WORDS = [" countertop", " coffeemachine", " 1", " 12", " 50", "take", " from"]
 TEXTS = ["You arrive at countertop 1. On the countertop 1, you see a mug 1.", "take mug 1 from countertop 1"] * 3
@@ -119,7 +119,9 @@ def test_bad_files_are_refused_by_name(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
     path.write_text(whole.replace("<|end|>", "<|stop|>"))
     with pytest.raises(DataError, match=r"the special token <\|end\|> is missing"):
-        Tokenizer.load(tmp_path)
+        TurnTokenizer.load(tmp_path)
+    plain = Tokenizer.load(tmp_path)  # a tokenizer all the same
+    assert not isinstance(plain, TurnTokenizer) and plain.encode(TEXTS[0]) == TOKENIZER.encode(TEXTS[0])
 
 
 @pytest.mark.parametrize("number", [-1, TOKENIZER.vocab_size])

@@ -12,13 +12,13 @@ from functools import lru_cache
 
 from bitroute.engines.constraint import Trie
 from bitroute.episode import Message, Observation
-from bitroute.nn.tokenizer import ASSISTANT, END, USER, Tokenizer
+from bitroute.nn.tokenizer import ASSISTANT, END, USER, TurnTokenizer
 
 
 class TextAgent:
     """The reference format for one tokenizer, with a suite's messages. Stateless but for caches."""
 
-    def __init__(self, tokenizer: Tokenizer, message: Callable[[Observation, Observation], str]) -> None:
+    def __init__(self, tokenizer: TurnTokenizer, message: Callable[[Observation, Observation], str]) -> None:
         """`message` is the suite's: the user message for an observation, given the episode's opening."""
         self.tokenizer = tokenizer
         self.message = message

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from bitroute import __version__
-from bitroute.cli import gateway, models, play, train
+from bitroute.cli import adapter, gateway, models, play, train
 from bitroute.cli.extras import extra_of
 from bitroute.cli.options import examples
 from bitroute.errors import BitrouteError
@@ -44,6 +44,7 @@ class Flow(TyperGroup):
         return sorted(super().list_commands(ctx), key=lambda name: order.index(name) if name in order else len(order))
 
 
+train.train.add_typer(adapter.app)
 app = typer.Typer(cls=Flow, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 for commands in (models, play, train, gateway):
     app.add_typer(commands.app)

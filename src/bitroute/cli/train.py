@@ -86,7 +86,7 @@ def train_lm(
     from bitroute.nn.checkpoint import Weights, read_config  # noqa: PLC0415
     from bitroute.nn.device import pick_device  # noqa: PLC0415
     from bitroute.nn.fingerprint import fingerprint  # noqa: PLC0415
-    from bitroute.nn.tokenizer import Tokenizer  # noqa: PLC0415
+    from bitroute.nn.tokenizer import TurnTokenizer  # noqa: PLC0415
     from bitroute.routers.encoder.network import encoder_config  # noqa: PLC0415
     from bitroute.store.files import write_atomic  # noqa: PLC0415
     from bitroute.store.runs import provenance  # noqa: PLC0415
@@ -95,7 +95,7 @@ def train_lm(
     if not math.isfinite(tokens):
         raise ConfigError(f"--tokens {tokens}: a training ends after a finite number of tokens")
     place = pick_device(device or "auto")
-    words = Tokenizer.load(reader)
+    words = TurnTokenizer.load(reader)
     source = demonstrating(chosen).demonstrations(chosen.agent(words), seed=seed, published=published)
     weights = Weights(reader) if start is not None else None
     recipe = language_model.LanguageModelRecipe(

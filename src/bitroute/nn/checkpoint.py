@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -19,11 +20,13 @@ from torch import Tensor
 
 from bitroute.errors import DataError
 from bitroute.nn.decoder import Decoder, DecoderConfig, RopeScaling, rotary_tables
+from bitroute.store.files import replacing
 
 ARCHITECTURES: Final = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}  # by model_type
 _INDEX: Final = "model.safetensors.index.json"
 _EMBEDDING: Final = "model.embed_tokens.weight"
 _HEAD: Final = "lm_head.weight"  # the embedding again where both are tied, whether it is stored or not
+_STORED: Final = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # safetensors' names
 _FREQUENCIES: Final = ".rotary_emb.inv_freq"  # that old checkpoints store: they are computed anyway
 
 
@@ -158,6 +161,29 @@ def weight_files(directory: Path) -> list[Path]:
         if Path(name).name != name or not (directory / name).is_file():
             raise DataError(f"{index}: names {name}, which is not in this directory")
     return [directory / name for name in sorted(names)]
+
+
+def write_weights(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, tensor: Callable[[str], Tensor]
+) -> None:
+    """Write a safetensors file of tensors in `dtype` (float32, float16 or bfloat16), one after the other: none is kept.
+
+    `tensor` gives each of `shapes` by its name; it is cast. The file replaces atomically; DataError when the disk refuses.
+    """
+    size, end = torch.empty((), dtype=dtype).element_size(), 0
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for name, shape in shapes.items():
+        start, end = end, end + size * math.prod(shape)
+        header |= {name: {"dtype": _STORED[dtype], "shape": list(shape), "data_offsets": [start, end]}}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in shapes.items():
+            values = tensor(name).detach().to(dtype).contiguous()
+            if values.shape != shape:
+                raise ValueError(f"{name}: has the shape {tuple(values.shape)}, not {shape}")
+            file.write(values.flatten().view(torch.uint8).numpy().data)
 
 
 @contextmanager

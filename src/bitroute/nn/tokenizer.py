@@ -1,4 +1,6 @@
-"""A byte-level BPE tokenizer in which every word of a small closed vocabulary is one token. It knows text, not tasks.
+"""Tokenizers: any model's, and the byte-level BPE of our own in which every word of a small closed vocabulary is one token.
+
+It knows text, not tasks.
 
 The pre-tokenizer is GPT-2's (llama.cpp calls it `gpt-2`): a word keeps its leading space, so an object's name is the same token
 wherever it follows a space. The files are Hugging Face `tokenizers`': `transformers.AutoTokenizer` loads the directory, chat
@@ -42,18 +44,11 @@ CHAT_TEMPLATE: Final = (
 
 
 class Tokenizer:
-    """Text to token ids and back, loss-free for any text. The special tokens are recognised wherever they are spelled out."""
+    """Text to token ids and back, loss-free for any text, by the `tokenizer.json` of any model. Special tokens are recognised
+    wherever they are spelled out."""
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        """Wrap a trained `tokenizers.Tokenizer`. Raises DataError when it lacks one of the special tokens."""
         self._backend = backend
-        ids = {}
-        for token in SPECIAL:
-            number = backend.token_to_id(token)
-            if number is None:
-                raise DataError(f"tokenizer.json: the special token {token} is missing")
-            ids[token] = number
-        self.pad, self.user, self.assistant, self.end = (ids[token] for token in SPECIAL)
 
     @property
     def vocab_size(self) -> int:
@@ -74,6 +69,31 @@ class Tokenizer:
             raise ValueError(f"token id {number} is not in 0..{self.vocab_size - 1}")
         return self.decode([number])
 
+    @staticmethod
+    def load(directory: str | Path) -> Tokenizer:
+        """The tokenizer in `directory`, a TurnTokenizer when it has the markers of turns.
+
+        Raises DataError when its file is missing or damaged.
+        """
+        backend = _read(directory)
+        turns = all(backend.token_to_id(token) is not None for token in SPECIAL)
+        return TurnTokenizer(backend) if turns else Tokenizer(backend)
+
+
+class TurnTokenizer(Tokenizer):
+    """A tokenizer with a token each for padding, the beginning of a user's and of an assistant's turn, and an answer's end."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        """Wrap a trained `tokenizers.Tokenizer`. Raises DataError when it lacks one of the special tokens."""
+        super().__init__(backend)
+        ids = {}
+        for token in SPECIAL:
+            number = backend.token_to_id(token)
+            if number is None:
+                raise DataError(f"tokenizer.json: the special token {token} is missing")
+            ids[token] = number
+        self.pad, self.user, self.assistant, self.end = (ids[token] for token in SPECIAL)
+
     def save(self, directory: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` into `directory` (made if missing); each replaces atomically."""
         folder = Path(directory)
@@ -92,22 +112,25 @@ class Tokenizer:
         write_atomic(folder / "tokenizer.json", self._backend.to_str(pretty=True) + "\n")
         write_atomic(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
-    @classmethod
-    def load(cls, directory: str | Path) -> Tokenizer:
-        """The tokenizer saved in `directory`. Raises DataError when its file is missing or damaged."""
-        path = Path(directory) / "tokenizer.json"
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read as a tokenizer ({type(error).__name__})") from error
-        try:
-            backend = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the binding raises bare Exception for every kind of damage
-            raise DataError(f"{path}: is no tokenizer file") from error
-        return cls(backend)
+    @staticmethod
+    def load(directory: str | Path) -> TurnTokenizer:
+        """The tokenizer saved in `directory`. Raises DataError when its file is missing, damaged, or lacks a special token."""
+        return TurnTokenizer(_read(directory))
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, words: Iterable[str] = ()) -> Tokenizer:
+def _read(directory: str | Path) -> tokenizers.Tokenizer:
+    path = Path(directory) / "tokenizer.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a tokenizer ({type(error).__name__})") from error
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the binding raises bare Exception for every kind of damage
+        raise DataError(f"{path}: is no tokenizer file") from error
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, words: Iterable[str] = ()) -> TurnTokenizer:
     """Train on `texts`; each of `words` (spelled with its leading space where it has one) becomes exactly one token.
 
     Every distinct word counts once: the aim is one token a word with shared pieces, not the shortest text, and a rare object's
@@ -126,7 +149,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, words: Iterable[str] 
             too_many = middle
     if fits < 0:
         raise DataError(f"vocab_size {vocab_size}: the required words need {_train(whole).get_vocab_size()}")
-    return Tokenizer(_train(whole + further[:fits]))
+    return TurnTokenizer(_train(whole + further[:fits]))
 
 
 def _split() -> pre_tokenizers.ByteLevel:

@@ -1,7 +1,8 @@
 """A checkpoint as one GGUF file, which llama.cpp runs: weights, tokenizer and chat template. Nothing is run here.
 
 As in every variant, the block layers alone are stored in low bits. Embeddings (they are the head as well) stay float16, norms
-float32, as llama.cpp wants them. The tokenizer must be this package's: byte-level BPE behind GPT-2's pre-tokenizer.
+float32, as llama.cpp wants them. The tokenizer must be byte-level BPE behind GPT-2's pre-tokenizer, as this package's are, or
+behind SmolLM's.
 Schemes are llama.cpp's own types (`gguf-f16`, `gguf-q8_0`, `gguf-q4_0`, `gguf-q3_k`, `gguf-q2_k`), or a round-to-nearest scheme
 of this package up to 4 bits (`gguf-w2g128-rtn`): llama.cpp has no such types, but its Q4_1 (4-bit codes, a scale and an offset
 for 32 weights) holds their weights exactly, if not as small. Q3_K and Q2_K need rows of a multiple of 256 weights; a layer with
@@ -49,7 +50,7 @@ _FALLBACK: Final = GGMLQuantizationType.Q4_0  # of a K-quant where rows do not d
 _HOLDER: Final = (GGMLQuantizationType.Q4_1, LlamaFileType.MOSTLY_Q4_1)  # of this package's schemes
 _BLOCK: Final = 32  # weights that share a scale
 
-_BLOCK_NAMES: Final = {
+BLOCK_NAMES: Final = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -62,7 +63,7 @@ _BLOCK_NAMES: Final = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
 }
-_TOP_NAMES: Final = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+TOP_NAMES: Final = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +165,9 @@ def _add_tokenizer(writer: GGUFWriter, model: Path, size: int) -> None:
     """Tokens, merges, special tokens and chat template; ids up to `size` that the tokenizer does not use are filled up."""
     spec, settings = _read_json(model / "tokenizer.json"), _read_json(model / "tokenizer_config.json")
     try:
-        split, bpe = spec["pre_tokenizer"], spec["model"]
-        if (split["type"], split["add_prefix_space"], split["use_regex"], bpe["type"]) != ("ByteLevel", False, True, "BPE"):
-            raise DataError(f"{model / 'tokenizer.json'}: not byte-level BPE behind GPT-2's pre-tokenizer")
+        bpe, pre = spec["model"], _pre_tokenizer(spec["pre_tokenizer"])
+        if bpe["type"] != "BPE" or pre is None:
+            raise DataError(f"{model / 'tokenizer.json'}: not byte-level BPE behind GPT-2's pre-tokenizer or SmolLM's")
         special = {token["content"]: token["id"] for token in spec["added_tokens"]}
         ids: dict[str, int] = bpe["vocab"] | special
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"]]
@@ -180,7 +181,7 @@ def _add_tokenizer(writer: GGUFWriter, model: Path, size: int) -> None:
     for token, number in ids.items():
         tokens[number], kinds[number] = token, TokenType.CONTROL if token in special else TokenType.NORMAL
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges(merges)
@@ -188,6 +189,17 @@ def _add_tokenizer(writer: GGUFWriter, model: Path, size: int) -> None:
     writer.add_pad_token_id(pad)
     writer.add_add_bos_token(False)
     writer.add_chat_template(template)
+
+
+def _pre_tokenizer(split: Any) -> str | None:
+    """llama.cpp's name of what cuts a text before BPE, None for one that it does not have: GPT-2's rule, or SmolLM's, by which
+    each digit stands alone besides.
+    """
+    parts = split["pretokenizers"] if split["type"] == "Sequence" else [split]
+    *first, last = parts
+    if (last["type"], last["add_prefix_space"], last["use_regex"]) != ("ByteLevel", False, True):
+        return None
+    return {(): "gpt-2", (("Digits", True),): "smollm"}.get(tuple((p["type"], p.get("individual_digits")) for p in first))
 
 
 def _add_weights(writer: GGUFWriter, network: Decoder, form: GgufScheme) -> None:
@@ -239,7 +251,7 @@ def _blocks(layer: QuantizedLinear) -> npt.NDArray[np.uint8]:
 def _gguf_name(name: str) -> str:
     """llama.cpp's name of a layer: `model.layers.0.self_attn.q_proj` is `blk.0.attn_q`."""
     match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
-    return _TOP_NAMES[name] if match is None else f"blk.{match[1]}.{_BLOCK_NAMES[match[2]]}"
+    return TOP_NAMES[name] if match is None else f"blk.{match[1]}.{BLOCK_NAMES[match[2]]}"
 
 
 def _read_json(path: Path) -> Any:

@@ -23,7 +23,7 @@ from bitroute.engines.spec import EngineSpec
 from bitroute.episode import Episode
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.device import pick_device
-from bitroute.nn.tokenizer import Tokenizer, train_tokenizer
+from bitroute.nn.tokenizer import TurnTokenizer, train_tokenizer
 from bitroute.routers.calibrated import Calibrated, save_calibration
 from bitroute.routers.encoder.dataset import TextReader, Trajectory, read_episode
 from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
@@ -157,10 +157,10 @@ def calibration(agent: ChatAgent, episodes: Sequence[Episode]) -> tuple[list[tor
     return batches, f"{len(batches)} recorded episodes"
 
 
-def router_tokenizer(model: Path, episodes: Sequence[Episode]) -> Tokenizer:
+def router_tokenizer(model: Path, episodes: Sequence[Episode]) -> TurnTokenizer:
     """The tokenizer of the router: the model's, where that is one of this package and small, else one for the traces' texts."""
     try:
-        own = Tokenizer.load(model)
+        own = TurnTokenizer.load(model)
     except DataError:  # it lacks our special tokens, or is no tokenizers file
         own = None
     if own is not None and own.vocab_size <= VOCABULARY:
@@ -186,7 +186,7 @@ def high_of(episodes: Sequence[Episode], given: str | None, usual: Sequence[str]
 
 def train_on_labels(
     episodes: Sequence[Episode],
-    tokenizer: Tokenizer,
+    tokenizer: TurnTokenizer,
     high: str,
     ladder: Sequence[str],
     model: str,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from bitroute.agents.line import LineAgent
 from bitroute.agents.text import TextAgent
 from bitroute.envs.alfworld.message import GOAL_WORDS, message
+from bitroute.envs.alfworld.shorthand import AlfworldShorthand
 from bitroute.envs.alfworld.simulator.rooms import FURNITURE
 from bitroute.envs.alfworld.simulator.stock import FLOOR, STOCK
-from bitroute.nn.tokenizer import Tokenizer, train_tokenizer
+from bitroute.episode import Observation
+from bitroute.nn.tokenizer import Tokenizer, TurnTokenizer, train_tokenizer
 
 # The commands that win games; the others (look, inventory, examine, slice, help) may be several tokens.
 _VERBS: Final = ("go", "take", "move", "open", "close", "use", "heat", "cool", "clean")
@@ -20,11 +23,22 @@ VOCABULARY: Final = 768
 class AlfworldAgent(TextAgent):
     """The reference format with ALFWorld's messages."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: TurnTokenizer) -> None:
         super().__init__(tokenizer, message)
 
 
-def train_alfworld_tokenizer(texts: Iterable[str]) -> Tokenizer:
+class AlfworldLineAgent(LineAgent):
+    """The format of pretrained models with ALFWorld's messages, which it reads in short."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer, AlfworldShorthand())
+
+    def message(self, opening: Observation, observation: Observation) -> str:
+        """The suite's message: routers read it in full."""
+        return message(opening, observation)
+
+
+def train_alfworld_tokenizer(texts: Iterable[str]) -> TurnTokenizer:
     """The tokenizer of ALFWorld's texts: at most `VOCABULARY` ids; one for each word of `vocabulary` and for usual words."""
     return train_tokenizer(texts, VOCABULARY, vocabulary())
 

@@ -21,7 +21,7 @@ from bitroute.nn.weighted import WeightedSequence
 
 if TYPE_CHECKING:
     from bitroute.agents.agent import Agent
-    from bitroute.envs.alfworld.agent import AlfworldAgent
+    from bitroute.envs.alfworld.agent import AlfworldAgent, AlfworldLineAgent
     from bitroute.nn.tokenizer import Tokenizer
 
 OFFICIAL: Final = "official-"  # "official-valid_seen": the publisher's split of that name
@@ -94,11 +94,12 @@ class AlfworldSuite:
         """The observation's text and a line that recalls the goals."""
         return message(opening, observation)
 
-    def agent(self, tokenizer: Tokenizer) -> AlfworldAgent:
-        """The reference agent's format."""
-        from bitroute.envs.alfworld.agent import AlfworldAgent  # noqa: PLC0415  (tokenizers is an extra)
+    def agent(self, tokenizer: Tokenizer) -> AlfworldAgent | AlfworldLineAgent:
+        """The reference agent's format for a tokenizer with markers of turns, for any other one lines of text in short."""
+        from bitroute.envs.alfworld.agent import AlfworldAgent, AlfworldLineAgent  # noqa: PLC0415  (tokenizers is an extra)
+        from bitroute.nn.tokenizer import TurnTokenizer  # noqa: PLC0415
 
-        return AlfworldAgent(tokenizer)
+        return AlfworldAgent(tokenizer) if isinstance(tokenizer, TurnTokenizer) else AlfworldLineAgent(tokenizer)
 
     def action_kind(self, action: str) -> str:
         """The verb."""
@@ -108,9 +109,11 @@ class AlfworldSuite:
         """Noisy expert episodes of `lm-train`, of one goal up to the suite's number, about as many tokens of each; with
         `published` every now and then one of the official training games.
         """
-        from bitroute.envs.alfworld.corpus import expert_source  # noqa: PLC0415
+        from bitroute.agents.line import LineAgent  # noqa: PLC0415
+        from bitroute.envs.alfworld.corpus import PRETRAINED, SCRATCH, expert_source  # noqa: PLC0415
 
-        return expert_source(agent, seed, list(load_split(self.data, "train")) if published else (), self.goals)
+        official = list(load_split(self.data, "train")) if published else ()
+        return expert_source(agent, seed, official, self.goals, PRETRAINED if isinstance(agent, LineAgent) else SCRATCH)
 
     def calibration(self, agent: Agent) -> Iterator[list[int]]:
         """Expert episodes of `lm-train` with a few stray actions."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bitroute.episode import Episode
 from bitroute.nn.decoder import causal
-from bitroute.nn.tokenizer import ASSISTANT, END, USER, Tokenizer
+from bitroute.nn.tokenizer import ASSISTANT, END, USER, TurnTokenizer
 from bitroute.routers.encoder.network import EncoderNetwork, signal_features
 from bitroute.routers.features import FeatureState, features
 from bitroute.routers.views import views_of
@@ -27,7 +27,7 @@ class TextReader:
     `failures` are the phrases, in lower case, that features count as a failure besides the general ones.
     """
 
-    def __init__(self, tokenizer: Tokenizer, remember: int = 65536, failures: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: TurnTokenizer, remember: int = 65536, failures: Sequence[str] = ()) -> None:
         """`remember` texts of each kind are kept with their tokens: training reads the same ones again and again."""
         self.tokenizer, self.failures = tokenizer, tuple(failures)
         self.message = lru_cache(maxsize=remember)(self._message)

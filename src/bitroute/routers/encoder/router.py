@@ -22,7 +22,7 @@ from bitroute.episode import View
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.decoder import DecoderConfig
 from bitroute.nn.kv_cache import Cache, extend_cached
-from bitroute.nn.tokenizer import Tokenizer
+from bitroute.nn.tokenizer import TurnTokenizer
 from bitroute.routers.encoder.dataset import TextReader
 from bitroute.routers.encoder.network import EncoderNetwork, signal_features, unique
 from bitroute.routers.features import FeatureState, features
@@ -68,7 +68,7 @@ class EncoderRouter(ThresholdRouter):
     def __init__(
         self,
         network: EncoderNetwork,
-        tokenizer: Tokenizer,
+        tokenizer: TurnTokenizer,
         variants: Sequence[str],
         thresholds: float | Sequence[float] = 0.0,
         *,
@@ -188,7 +188,7 @@ def load_encoder(directory: Path, *, variants: Sequence[str], model: str | None 
         raise DataError(f"{directory}: not a readable encoder router ({type(error).__name__}: {problem})") from error
     if model is not None:
         refuse_others(path, trained_for=trained_for, model=model, ladder=ladder, variants=variants)
-    tokenizer = Tokenizer.load(directory)
+    tokenizer = TurnTokenizer.load(directory)
     if tokenizer.vocab_size > network.backbone.config.vocab_size:
         raise DataError(f"{directory}: tokenizer.json has more tokens than the network; it belongs to another router")
     return EncoderRouter(network, tokenizer, variants, thresholds, model=trained_for, failures=failures)
