@@ -27,6 +27,7 @@ from bitroute.envs.alfworld.simulator.load import GAME_FILE, load_game
 from bitroute.envs.alfworld.suite import AlfworldSuite
 from bitroute.envs.models import find_model
 from bitroute.envs.registry import load_suite
+from bitroute.episode import Observation
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.tokenizer import Tokenizer
 from support.alfworld_rules import RULES
@@ -135,10 +136,27 @@ def test_the_expert_takes_what_is_in_sight_and_finishes_what_it_holds(errands: A
     ]
 
 
-def test_the_expert_explores_for_the_last_goal_first(errands: AlfworldTask) -> None:
-    single = replace(errands, game=replace(errands.game, earlier=()))
-    openings = [AlfworldEnvironment().reset(task) for task in (errands, single)]
-    assert Expert(openings[0]).act(openings[0]) == Expert(openings[1]).act(openings[1])
+def test_the_expert_explores_for_all_goals_in_one_order_whichever_are_reached() -> None:
+    listed = "a countertop 1, a fridge 1, a sidetable 1, a shelf 1, and a dresser 1"
+    ways = ("go to countertop 1", "go to dresser 1", "go to fridge 1", "go to shelf 1", "go to sidetable 1")
+    orders = []
+    for goals in (
+        "put some book on shelf, and put some apple on sidetable",
+        "put some apple on sidetable, and put some book on shelf",
+    ):
+        opening = Observation(f"Looking quickly around you, you see {listed}.\n\nYour task is to: {goals}.", ways)
+        for done in (None, "apple 1", "book 1"):
+            expert = Expert(opening)
+            place = "sidetable 1" if done == "apple 1" else "shelf 1"
+            if done:
+                expert.observe("", Observation(f"You pick up the {done} from the fridge 9.", ways))
+                expert.observe("", Observation(f"You move the {done} to the {place}.", ways))
+            visited = []
+            while len(visited) < 3:
+                visited.append(expert.act(opening).removeprefix("go to "))
+                expert.observe("", Observation(f"You arrive at {visited[-1]}. On the {visited[-1]}, you see nothing.", ways))
+            orders.append([name for name in visited if name not in ("shelf 1", "sidetable 1")][:2])
+    assert orders == [["countertop 1", "dresser 1"]] * 6
 
 
 def test_the_reminder_ends_with_what_is_within_reach(errands: AlfworldTask) -> None:

@@ -8,7 +8,7 @@ because a small model shall learn them by imitation:
 - a target in sight is taken; else the one seen last is fetched; else exploring goes on;
 - a held target is treated, then put on the first listed place of the goal's type (of two, the second: where the first lies);
 - a held object of another type is put down here if possible, else where it came from;
-- of several goals whichever has a target in sight is worked on; exploring goes by the last that is not known to be reached;
+- of several goals whichever has a target in sight is worked on; exploring goes by all of them, whichever are reached already;
   what is to be looked at under a lamp is left alone until everything else is done, for it must be in hand at the end.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from functools import cache
 from math import sqrt
 from typing import Final
@@ -57,6 +58,7 @@ class Expert:
         self._origin: str | None = None  # where the held object was
         self._refused: set[str] = set()  # types of places that did not take it
         self._treated: dict[str, set[str]] = {verb: set() for verb in _APPLIANCES}  # by verb: what was treated and still is
+        self._common_order = self._order_for_all()
 
     def observe(self, action: str, observation: Observation) -> None:
         """Learn from what `action` was answered with; only the answer counts, so any player's action will do."""
@@ -133,7 +135,7 @@ class Expert:
         for name, _ in known:
             if not _is_here(name, commands) or f"open {name}" in commands:
                 return _approach(name, commands)
-        return self._explore(self._order(wanted[0]), commands)
+        return self._explore(self._order(wanted[0]) if len(self._goals) == 1 else self._common_order, commands)
 
     def _treat(self, goal: SpokenGoal, verb: str, held: str, commands: frozenset[str]) -> str:
         appliances = [name for name in self._receptacles if kind_of(name) == _APPLIANCES[verb]]
@@ -200,6 +202,15 @@ class Expert:
             self._receptacles, key=lambda name: (kind_of(name) == last, rank.get(kind_of(name), len(rank)), kind_of(name))
         )
 
+    def _order_for_all(self) -> list[str]:
+        """The room's receptacles, those first where any of the targets is likely, whichever goals are reached already."""
+        chance: dict[str, float] = defaultdict(float)
+        for goal in self._goals:
+            own = goal.parent if goal.kind in (TaskKind.PLACE, TaskKind.TWO) else None
+            for place, odds in _chances(goal.target).items():
+                chance[place] += odds if place != own else 0.0
+        return sorted(self._receptacles, key=lambda name: (-chance[kind_of(name)], kind_of(name)))
+
 
 def kind_of(name: str) -> str:
     """The type in a name: `countertop` of `countertop 2`."""
@@ -208,7 +219,14 @@ def kind_of(name: str) -> str:
 
 @cache
 def likely_places(sought: str) -> tuple[str, ...]:
-    """Types of receptacles that hold the sought type of object, by the chance to find it per command, best first.
+    """Types of receptacles that hold the sought type of object, by the chance to find it per command, best first."""
+    chance = _chances(sought)
+    return tuple(sorted(chance, key=lambda place: (-chance[place], place)))
+
+
+@cache
+def _chances(sought: str) -> Mapping[str, float]:
+    """By type of receptacle, how readily one of them holds the sought type of object, per command that it takes to look.
 
     n receptacles of a type attract sqrt(n) times as much as one (`rooms`), so one of them has 1 / sqrt(n) of the weight.
     """
@@ -222,7 +240,7 @@ def likely_places(sought: str) -> tuple[str, ...]:
                     counts = FURNITURE[room][place].counts
                     effort = 2 if place in ALWAYS_OPENABLE | OFTEN_OPENABLE else 1  # closed at first: go, then open
                     chance[place.lower()] += facts.share * weight / sqrt(sum(counts) / len(counts)) / effort
-    return tuple(sorted(chance, key=lambda place: (-chance[place], place)))
+    return chance
 
 
 def _is_here(name: str, commands: frozenset[str]) -> bool:
