@@ -66,6 +66,22 @@ def test_the_native_engine_answers_as_recorded() -> None:
     assert all(verbs[verb] >= 1 for verb in ("clean", "heat", "cool", "use"))
 
 
+def test_games_of_several_goals_are_answered_as_recorded() -> None:
+    """The official engine has won one of them exactly when all goals held, whichever came first."""
+    goals: Counter[int] = Counter()
+    world, frames, won = AlfworldEnvironment(), 0, 0
+    for transcript in transcripts("several-goals.json"):
+        task = task_of(transcript)
+        goals[len(task.game.goals)] += 1
+        for theirs, ours in compare(frames_of(transcript), world, task):
+            assert ours == theirs, f"{task.game.id}, after {theirs.command!r}"
+            frames += 1
+            won += int(theirs.won)
+    assert goals == {2: 12, 3: 12}
+    assert frames >= 600
+    assert won >= 12
+
+
 def test_without_the_extra_the_official_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "textworld", None)
     with pytest.raises(CapabilityError, match=r"pip install 'bitroute\[alfworld\]'"):
