@@ -53,7 +53,8 @@ bench: install-dev
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/quantization.py alfworld-agent
 	$(BIN)/python benchmarks/widths.py
-	$(BIN)/python benchmarks/alfworld.py
+	$(BIN)/python benchmarks/table.py --config benchmarks/alfworld.json --out runs/alfworld/method
+	$(BIN)/python benchmarks/alfworld.py --config benchmarks/alfworld.json
 
 # Pins every package of every extra, for all platforms. What is pinned stays where it may; FLAGS=--upgrade takes the newest.
 constraints: $(BIN)/uv

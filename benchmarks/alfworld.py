@@ -1,16 +1,14 @@
-"""The full-size ALFWorld benchmark: the whole method, then what single choices are worth. widths.py chooses the low variant.
+"""What labels and single choices of the method are worth on ALFWorld, beside a run of benchmarks/table.py, which is read.
 
-    python benchmarks/alfworld.py --out runs/benchmark             # everything; hours on two cores, resumable
-    python benchmarks/alfworld.py --out runs/benchmark --only credit
+    python benchmarks/table.py --config benchmarks/alfworld.json --out runs/alfworld/method
+    python benchmarks/alfworld.py --config benchmarks/alfworld.json --out runs/alfworld --only credit
 
-Every part prints its table with n, seeds and machine; files stay in --out. Official games are played when $ALFWORLD_DATA is
-set.
+Every part prints its table with n, seeds and machine; files stay in --out.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
@@ -24,8 +22,7 @@ from tqdm import tqdm
 from bitroute.engines.caching import CachingEngine
 from bitroute.engines.registry import load_engine, make_variants
 from bitroute.engines.sensitivity import exact_divergence
-from bitroute.envs.alfworld.suite import OFFICIAL, AlfworldSuite
-from bitroute.envs.models import find_model
+from bitroute.envs.alfworld.suite import AlfworldSuite
 from bitroute.errors import BitrouteError
 from bitroute.evaluation.statistics import bootstrap_difference, mcnemar
 from bitroute.evaluation.tables import summary_table
@@ -45,15 +42,6 @@ from bitroute.training.calibration import realised_share
 SUITE = AlfworldSuite()
 
 
-def method(config: ExperimentConfig, out: Path) -> None:
-    """Both stages, calibration, every policy on every split."""
-    with experiment(config, out) as run:
-        results = run_method(run)
-    print(f"\nThe method, {processor()}, router seeds {config.seeds}")
-    for result in results:
-        print(summary_table(result))
-
-
 def choices(config: ExperimentConfig, out: Path, tasks: int) -> None:
     """Stage 1 again with one choice changed at a time, on `tasks` tasks of unseen, beside `kl-st` of the method's run in `out`.
 
@@ -71,12 +59,16 @@ def choices(config: ExperimentConfig, out: Path, tasks: int) -> None:
         "ablations": False,
         "probe": False,
         "baselines": (),
+        "beside": (),
     }
     for name, values in changed.items():
         chosen = config.model_copy(update=small | values)
-        for labels in (out / "method" / "traces").glob("labels-*.jsonl"):
-            write_atomic(out / name / "traces" / labels.name, labels.read_bytes())
-        method(chosen, out / name)
+        for labels in (out / "method" / "traces").glob("seed-*/labels-*.jsonl"):
+            write_atomic(out / name / "traces" / labels.parent.name / labels.name, labels.read_bytes())
+        with experiment(chosen, out / name) as run:
+            results = run_method(run)
+        for result in results:
+            print(summary_table(result))
         for budget in chosen.budgets:
             beside(out, name, budget, chosen, tasks)
 
@@ -149,23 +141,13 @@ def credit(config: ExperimentConfig, out: Path, tasks: int) -> None:
 def main() -> None:
     """Read the arguments and run the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
-    parser.add_argument("--model", type=find_model, default="alfworld-agent")
-    parser.add_argument("--config", type=Path, help="JSON file instead of the full-size defaults")
-    parser.add_argument("--only", choices=("method", "credit", "choices"))
-    parser.add_argument(
-        "--tasks",
-        type=int,
-        default=400,
-        help="tasks of the parts credit (router-train) and choices (unseen)",
-    )
+    parser.add_argument("--config", type=Path, required=True, help="that of the run in OUT/method")
+    parser.add_argument("--out", type=Path, default=Path("runs/alfworld"))
+    parser.add_argument("--only", choices=("credit", "choices"))
+    parser.add_argument("--tasks", type=int, default=400, help="tasks of the parts credit (router-train) and choices (unseen)")
     args = parser.parse_args()
-    config = ExperimentConfig.load(args.config) if args.config else ExperimentConfig(model=args.model)
-    if os.environ.get("ALFWORLD_DATA") and not args.config:
-        config = config.model_copy(update={"splits": config.splits | {OFFICIAL + "valid_seen": 140}})
     try:
-        if args.only in (None, "method"):
-            method(config, args.out / "method")
+        config = ExperimentConfig.load(args.config)
         if args.only in (None, "credit"):
             credit(config, args.out, args.tasks)
         if args.only in (None, "choices"):

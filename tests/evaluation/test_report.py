@@ -90,7 +90,7 @@ def directory(result: Evaluation, simulated: list[PolicyRun], tmp_path_factory: 
 def test_the_directory_holds_page_document_and_figures(directory: Path) -> None:
     names = sorted(str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file())
     figures = ["cost-0-0.png", "episode-0.png", "kl.png", "pooled-0-0.png", "share-0-0.png", "spending-0-0.png"]
-    assert names == [*(f"figures/{name}" for name in figures), "report.html", "report.json"]
+    assert names == [*(f"figures/{name}" for name in figures), "report.html", "report.json", "report.md"]
     for name in figures:
         data = (directory / "figures" / name).read_bytes()
         assert data.startswith(b"\x89PNG\r\n") and len(data) > 10_000

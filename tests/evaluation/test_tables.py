@@ -3,7 +3,16 @@ import pytest
 from bitroute.evaluation.evaluate import evaluate
 from bitroute.evaluation.results import Evaluation, PolicyRole, PolicyRun
 from bitroute.evaluation.statistics import Estimate
-from bitroute.evaluation.tables import align, conclusions, p_value, percent, percent_interval, summary_table, text_table
+from bitroute.evaluation.tables import (
+    align,
+    conclusions,
+    markdown_report,
+    p_value,
+    percent,
+    percent_interval,
+    summary_table,
+    text_table,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +40,16 @@ def test_the_table_has_a_line_for_every_policy(result: Evaluation) -> None:
     assert [line.split("  ")[0] for line in lines[2:]] == [row.policy for row in result.table("unseen")]
     assert "gap recovered %" in lines[0]
     assert len(text_table(result, "unseen", "heat").splitlines()) == len(lines)
+
+
+def test_markdown_holds_notes_tables_and_sentences(result: Evaluation) -> None:
+    lines = markdown_report([result], ["Nobody saw these tasks before."]).splitlines()
+    assert lines[:4] == ["- Nobody saw these tasks before.", "", "## toy, unseen", ""]
+    table = [line for line in lines if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+    assert [line.split(" | ")[0].lstrip("| ") for line in table[2:]] == [row.policy for row in result.table("unseen")]
+    assert lines[-5:] == [f"- {sentence}" for sentence in conclusions(result, "unseen")]
+    assert markdown_report([result], []).startswith("## toy")
 
 
 def test_the_sentences_say_what_was_found(result: Evaluation) -> None:

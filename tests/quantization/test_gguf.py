@@ -134,6 +134,24 @@ def test_other_schemes_are_refused(tiny_model: Path, tmp_path: Path, scheme: str
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("scheme", ["gguf-q3_k", "gguf-q2_k"])
+def test_rows_that_do_not_divide_into_k_quants_take_a_type_of_small_blocks(
+    tiny_model: Path, tmp_path: Path, scheme: str
+) -> None:
+    found = tensors(export_gguf(tiny_model, scheme, tmp_path))
+    assert {found[theirs].tensor_type for theirs in BLOCK.values()} == {GGMLQuantizationType.Q4_0}
+
+
+def test_a_pre_tokenizer_that_parts_digits_is_smollms(tiny_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    spec = json.loads((model / "tokenizer.json").read_text())
+    digits = {"type": "Digits", "individual_digits": True}
+    spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, spec["pre_tokenizer"]]}
+    (model / "tokenizer.json").write_text(json.dumps(spec))
+    field = GGUFReader(export_gguf(model, "gguf-f16", tmp_path / "out")).get_field("tokenizer.ggml.pre")
+    assert field is not None and field.contents() == "smollm"
+
+
 def test_another_pre_tokenizer_is_refused_and_nothing_is_left_behind(tiny_model: Path, tmp_path: Path) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "model")
     spec = json.loads((model / "tokenizer.json").read_text())

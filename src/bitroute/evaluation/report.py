@@ -1,4 +1,4 @@
-"""The report of an experiment: one HTML page that needs nothing beside it, its figures as PNG, and `report.json`.
+"""The report of an experiment: one HTML page that needs nothing beside it, its figures as PNG, `report.md` and `report.json`.
 
 It arranges what `evaluate.py` and the labels say; no figure on the page is computed here.
 """
@@ -16,7 +16,7 @@ from bitroute.errors import ConfigError, DataError
 from bitroute.evaluation.document import report_document
 from bitroute.evaluation.labels import summarise_labels
 from bitroute.evaluation.results import Evaluation, Measure, PolicyRole
-from bitroute.evaluation.tables import SPENDING, conclusions, p_against, p_value, percent, percent_interval
+from bitroute.evaluation.tables import SPENDING, conclusions, markdown_report, p_against, p_value, percent, percent_interval
 from bitroute.store.files import write_atomic
 
 try:
@@ -44,7 +44,7 @@ def write_report(
     action_kind: Callable[[str], str] = first_word,
     notes: Sequence[str] = (),
 ) -> None:
-    """Write `report.html`, `report.json` and `figures/*.png` into `directory`, each file whole or not at all.
+    """Write `report.html`, `report.md`, `report.json` and `figures/*.png` into `directory`, each file whole or not at all.
 
     `meta` (JSON values by name: command, commit, seeds, tau ...) is shown as a table and stored; its `title` heads the page.
     `example_episodes` are shown step by step, with the KL of those steps that carry a label. `action_kind` groups the
@@ -80,6 +80,7 @@ def write_report(
     for figure in drawn:
         write_atomic(directory / "figures" / f"{figure.name}.png", figure.png)
     write_atomic(directory / "report.json", text)
+    write_atomic(directory / "report.md", markdown_report(results, notes))
     write_atomic(directory / "report.html", page)
 
 

@@ -12,7 +12,7 @@ from bitroute.evaluation.results import ALL_KINDS, EqualSpend, Evaluation, Measu
 from bitroute.evaluation.statistics import Estimate
 
 SIGNIFICANT = 0.05
-_HEADINGS = ("policy", "n", "success %", "K %", "pooled %", "cost %", "gap recovered %", "p vs high", "p vs low")
+_HEADINGS = ("policy", "n", "success %", "sd", "K %", "pooled %", "cost %", "gap recovered %", "p vs high", "p vs low")
 SPENDING = {Measure.SHARE: "K", Measure.POOLED: "pooled share", Measure.COST: "cost"}
 
 
@@ -59,11 +59,17 @@ def align(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def text_table(evaluation: Evaluation, split: str, kind: str = ALL_KINDS) -> str:
     """One table: a line for every policy on one split, over all kinds of task or one."""
-    lines = [
+    return align(_HEADINGS, _lines(evaluation, split, kind))
+
+
+def _lines(evaluation: Evaluation, split: str, kind: str = ALL_KINDS) -> list[tuple[str, ...]]:
+    """The cells of a table, by _HEADINGS."""
+    return [
         (
             oracle_name(row.policy) if row.role is PolicyRole.ORACLE else row.policy,
             str(row.n),
             percent_interval(row.success),
+            "-" if row.success_sd is None else percent(row.success_sd),
             percent(row.share.value),
             percent(row.pooled.value),
             "-" if row.cost is None else percent(row.cost.value),
@@ -73,7 +79,17 @@ def text_table(evaluation: Evaluation, split: str, kind: str = ALL_KINDS) -> str
         )
         for row in evaluation.table(split, kind)
     ]
-    return align(_HEADINGS, lines)
+
+
+def markdown_report(results: Sequence[Evaluation], notes: Sequence[str]) -> str:
+    """All splits as Markdown: how to read them, and for each the table over all kinds and the sentences."""
+    parts = [f"- {note}" for note in notes]
+    for evaluation in results:
+        for split in evaluation.splits():
+            parts += ["", f"## {evaluation.environment}, {split}", ""]
+            parts += [f"| {' | '.join(line)} |" for line in (_HEADINGS, ["---"] * len(_HEADINGS), *_lines(evaluation, split))]
+            parts += ["", *(f"- {sentence}" for sentence in conclusions(evaluation, split))]
+    return "\n".join(parts).lstrip("\n") + "\n"
 
 
 def summary_table(evaluation: Evaluation) -> str:
