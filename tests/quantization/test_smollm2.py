@@ -19,8 +19,7 @@ from bitroute.nn.tokenizer import Tokenizer
 pytest.importorskip("gguf", reason="needs the extra smollm2")
 pytest.importorskip("xllamacpp", reason="needs the extra serve-demo")
 
-from bitroute.gateway.demo.llama_server import llama_server
-
+from bitroute.engines.llama_server import llama_server
 from bitroute.quantization.gguf import export_gguf
 
 WHEEL = WHEELS["smollm2"]

@@ -58,8 +58,6 @@ def train_adapter(
     if not math.isfinite(tokens):
         raise ConfigError(f"--tokens {tokens}: a training ends after a finite number of tokens")
     source = find_model(base, chosen)
-    import torch  # noqa: PLC0415
-
     from bitroute.engines.loading import identity  # noqa: PLC0415
     from bitroute.envs.suite import demonstrating  # noqa: PLC0415
     from bitroute.nn.checkpoint import load_model  # noqa: PLC0415
@@ -71,7 +69,7 @@ def train_adapter(
 
     place = pick_device(device or "auto")
     episodes = demonstrating(chosen).demonstrations(chosen.agent(Tokenizer.load(source)), seed=seed, published=published)
-    model = load_model(source, torch.float32).to(place)
+    model = load_model(source, pick_dtype("float32", place, 1, 1)).to(place)
     name = model_name(source, chosen)
     told = {"base": name, "suite": suite, "tokens": f"{tokens:g}", "cooldown": f"{cooldown:g}", "seed": str(seed)}
     command = " ".join(["bitroute train adapter", *(f"--{flag} {shlex.quote(value)}" for flag, value in told.items())])
