@@ -19,7 +19,7 @@ from bitroute.cost import CostModel, Rates, TimedCall
 from bitroute.engines.registry import load_engine
 from bitroute.engines.spec import EngineSpec
 from bitroute.engines.timing import PLAN, time_engine
-from bitroute.envs.models import find_model
+from bitroute.envs.models import bundled_models, find_model
 from bitroute.episode import Episode
 from bitroute.errors import CapabilityError, ConfigError
 from bitroute.experiment.experiment import Experiment, spec_of
@@ -60,8 +60,11 @@ def cost_model(run: Experiment, rows: Sequence[PolicyRow]) -> CostModel:
 
 def chosen_profile(run: Experiment) -> CostModel:
     """The profile that the configuration asks for: a file's, the one that comes with the model, or the run's own engine's."""
-    wanted = run.config.cost
-    own = find_model(run.config.model, run.suite) / profile_name(LLAMA)
+    wanted, name = run.config.cost, run.config.model
+    folder = bundled_models(run.suite).get(str(name)) or find_model(
+        name, run.suite
+    )  # of an adapter its own, not the merged one
+    own = folder / profile_name(LLAMA)
     if wanted == "auto":
         wanted = str(own) if own.exists() else "engine"
     return CostModel.load(Path(wanted)) if wanted != "engine" else profile_engine(spec_of(run.config, run.path))
