@@ -1,75 +1,67 @@
-"""Speed of the torch engine in real play: the agent plays `validation` games, one thread.
+"""Speed of the torch engine on one thread: real play, against a former tree, and by the shape of a network.
 
-    python benchmarks/engine.py [--model alfworld-agent] [--games 192]
+    python benchmarks/engine.py [--only paired shapes play] [--model alfworld-agent] [--games 192]
+    python benchmarks/engine.py --only paired --baseline ../bitroute-185291e --rounds 5
 
-Prints steps/s and tokens/s (read, not only generated) by batch size and dtype, how much of that time matrix products take and
-which share of this machine's peak they reach, the two cache modes under routing, and what the memory of generations saves when
-several policies play the same games. Seconds are CPU seconds of this process, so that a busy machine disturbs little; batches
-get smaller towards the end of a run, as they do in every evaluation.
+`paired` plays the same `validation` games with this tree and with another one, in turns, each time in a new process
+(`benchmarks/engine_steps.py`). `shapes` prefills and decodes with random weights of two shapes and prints the share of this
+machine's peak. `play` prints steps/s by batch size and dtype, the two cache modes under routing, and what the memory of
+generations saves when several policies play the same games. Seconds are CPU seconds, so that a busy machine disturbs less; it
+still does, and the load is printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import mean, median, stdev
+from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from scipy.stats import t as student
 
 from bitroute.engines.caching import CachingEngine
-from bitroute.engines.engine import CacheMode, Engine
+from bitroute.engines.engine import CacheMode, Engine, Sampling
 from bitroute.engines.torch import TorchEngine
 from bitroute.envs.alfworld import splits
 from bitroute.envs.alfworld.agent import AlfworldAgent
 from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
 from bitroute.envs.models import find_model
 from bitroute.episode import Task
-from bitroute.nn.checkpoint import load_model
-from bitroute.nn.decoder import Decoder
+from bitroute.nn.checkpoint import load_model, read_config
+from bitroute.nn.decoder import Decoder, DecoderConfig
 from bitroute.nn.tokenizer import Tokenizer
-from bitroute.quantization.linear import QuantizedLinear
-from bitroute.quantization.model import materialize
 from bitroute.quantization.quantize import quantize_model
 from bitroute.quantization.scheme import Scheme
 from bitroute.rollout.player import Player, play
 from bitroute.routers.router import Router
 from bitroute.routers.rules import Always, Periodic, Random
 
-LOW = "w3g64-rtn"
-BATCH = 64
-
-
-@dataclass(slots=True)
-class Products:
-    """Counts the matrix products of linear layers while it is attached: operations, and CPU seconds."""
-
-    operations: float = 0.0
-    seconds: float = 0.0
-    started: float = 0.0
-
-    def attach(self, *models: nn.Module) -> None:
-        """Hook every linear layer, quantized or not; a layer that two models share is hooked once."""
-        layers = {m for model in models for m in model.modules() if isinstance(m, nn.Linear | QuantizedLinear)}
-        for layer in layers:
-            layer.register_forward_pre_hook(self._begin)
-            layer.register_forward_hook(self._end)
-
-    def clear(self) -> None:
-        """Start anew."""
-        self.operations = self.seconds = 0.0
-
-    def _begin(self, layer: Any, inputs: tuple[Tensor, ...]) -> None:
-        self.started = time.process_time()
-
-    def _end(self, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.seconds += time.process_time() - self.started
-        self.operations += 2.0 * output.numel() * layer.in_features
+LOW: Final = "w3g64-rtn"
+BATCH: Final = 64
+PROMPTS, LENGTH, DECODED = 16, 256, 16  # of the shapes
+DTYPES: Final = (torch.bfloat16, torch.float32)
+SMOLLM2: Final = DecoderConfig(
+    vocab_size=49_152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    head_dim=64,
+    max_position_embeddings=2048,
+    rope_theta=100_000.0,
+    rms_norm_eps=1e-5,
+    qk_norm=False,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +73,109 @@ class Run:
     seconds: float
 
 
+def seconds_of(call: Callable[[], object]) -> float:
+    """CPU seconds of a call."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
 def peak(dtype: torch.dtype) -> float:
-    """The best rate of a square product of 1,024 columns, operations a second."""
+    """The median rate of a square product of 1,024 columns, operations a second."""
     left, right = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
-    rates = []
-    for _ in range(20):
-        start = time.process_time()
-        torch.mm(left, right)
-        rates.append(2 * 1024**3 / (time.process_time() - start))
-    return max(rates)
+    return 2 * 1024**3 / median(seconds_of(lambda: torch.mm(left, right)) for _ in range(40))
+
+
+# Against a former tree
+
+
+def paired(baseline: Path, model: Path, games: int, rounds: int) -> None:
+    """Steps/s of both trees, their ratio with a 95 % interval over rounds, and how many episodes are the same."""
+    trees = {"baseline": baseline, "this tree": Path(__file__).parents[1]}
+    for dtype in DTYPES:
+        name = str(dtype).removeprefix("torch.")
+        runs = [{tree: child(path, model, games, name) for tree, path in trees.items()} for _ in range(rounds)]
+        rates = {tree: [run[tree]["steps"] / run[tree]["seconds"] for run in runs] for tree in trees}
+        ratios = [ours / theirs for theirs, ours in zip(rates["baseline"], rates["this tree"], strict=True)]
+        spread = student.ppf(0.975, rounds - 1) * stdev(ratios) / rounds**0.5 if rounds > 1 else float("nan")
+        first = runs[0]
+        same = sum(a == b for a, b in zip(first["baseline"]["actions"], first["this tree"]["actions"], strict=True))
+        print(
+            f"{name}: {games} games, periodic:0.5, own caches, {rounds} rounds: "
+            + ", ".join(f"{tree} {median(values):.0f} steps/s" for tree, values in rates.items())
+            + f"; ratio {mean(ratios):.2f} [{mean(ratios) - spread:.2f}, {mean(ratios) + spread:.2f}]; "
+            f"{same} episodes the same, won {first['baseline']['wins']} and {first['this tree']['wins']}; {load()}",
+            flush=True,
+        )
+
+
+def child(tree: Path, model: Path, games: int, dtype: str) -> dict[str, Any]:
+    """What `benchmarks/engine_steps.py` finds with the package of a tree."""
+    script = Path(__file__).with_name("engine_steps.py")
+    command = [sys.executable, script, model, "--games", str(games), "--dtype", dtype]
+    environment = {**os.environ, "PYTHONPATH": str(tree.resolve() / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+# By shape
+
+
+def shapes(configs: dict[str, DecoderConfig]) -> None:
+    """Prefill and decoding with random weights, and which share of the peak that is."""
+    for dtype in DTYPES:
+        best = peak(dtype)
+        print(f"\n{dtype}: peak of a product {best / 1e9:.0f} GFLOP/s; {PROMPTS} prompts of {LENGTH} tokens; {load()}")
+        for name, config in configs.items():
+            torch.manual_seed(0)
+            engine = TorchEngine({"high": Decoder(config).to(dtype)}, end_token=-1, fingerprint="benchmark")
+            took = prefill(engine, config)
+            products, attention = operations(config)
+            decoded = ", ".join(f"{batch}: {decode(engine, config, batch):.0f}" for batch in (1, 8, 32, 64))
+            print(
+                f"{name}: prefill {PROMPTS * LENGTH / took:,.0f} tokens/s, {products / took / 1e9:.0f} GFLOP/s of products "
+                f"({products / took / best:.0%} of peak; {(products + attention) / took / best:.0%} with those of attention); "
+                f"decoded tokens/s by batch {decoded}",
+                flush=True,
+            )
+
+
+def operations(config: DecoderConfig) -> tuple[float, float]:
+    """Floating-point operations of a prefill that wants the last token of each prompt: of layers, and of attention."""
+    tokens = PROMPTS * LENGTH
+    heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    keys = 2 * kv_heads * width * config.hidden_size
+    rest = 2 * heads * width * config.hidden_size + 3 * config.hidden_size * config.intermediate_size
+    whole = config.num_hidden_layers - 1
+    products = tokens * (whole * (keys + rest) + keys) + PROMPTS * (rest + config.hidden_size * config.vocab_size)
+    return 2.0 * products, 2.0 * whole * tokens * LENGTH * heads * width  # half of all pairs, two products
+
+
+def prefill(engine: TorchEngine, config: DecoderConfig) -> float:
+    """CPU seconds (the median of five)."""
+    generator, times = torch.Generator().manual_seed(1), []
+    for _ in range(6):
+        contexts = [engine.open() for _ in range(PROMPTS)]
+        for context in contexts:
+            engine.extend(context, torch.randint(config.vocab_size, (LENGTH,), generator=generator).tolist())
+        tokens = [[0]] * PROMPTS
+        times.append(seconds_of(lambda c=contexts, t=tokens: engine.score(c, t, "high")))  # type: ignore[misc]
+    return median(times[1:])
+
+
+def decode(engine: TorchEngine, config: DecoderConfig, batch: int) -> float:
+    """Tokens a CPU second of `batch` contexts of LENGTH tokens, one token each at a time."""
+    contexts = [engine.open() for _ in range(batch)]
+    for context in contexts:
+        engine.extend(context, torch.randint(config.vocab_size, (LENGTH,)).tolist())
+    names, free = ["high"] * batch, [None] * batch
+    engine.generate(contexts, names, free, Sampling(max_tokens=2))
+    took = seconds_of(lambda: engine.generate(contexts, names, free, Sampling(max_tokens=DECODED)))
+    return batch * DECODED / took
+
+
+# Play
 
 
 def measure(engine: Engine[Any], agent: AlfworldAgent, router: Router, tasks: Sequence[Task], batch: int) -> Run:
@@ -102,42 +188,21 @@ def measure(engine: Engine[Any], agent: AlfworldAgent, router: Router, tasks: Se
     return Run(len(usages), sum(u.prefill + u.decode for u in usages), seconds)
 
 
-def main() -> None:
-    """Parse the flags and print all figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=find_model, default="alfworld-agent")
-    parser.add_argument("--games", type=int, default=192)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    agent = AlfworldAgent(Tokenizer.load(arguments.model))
-    tasks = splits.split("validation", arguments.games)
-    print(
-        f"machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread"
-    )
-
-    for dtype in (torch.bfloat16, torch.float32):
-        models = ladder(arguments.model, dtype)
-        products = Products()
-        products.attach(*models.values())
-        best = peak(dtype)
-        engine = host(models, agent)
-        size = sum(p.numel() for p in models["high"].parameters()) / 1e6
-        print(f"\n{dtype}, {size:.1f} M parameters, every step at high precision; peak of a product {best / 1e9:.0f} GFLOP/s")
-        print(
-            f"{'batch':>5} {'games':>5} {'steps':>6} {'steps/s':>8} {'tokens/s':>9}   products: share of time, GFLOP/s, of peak"
-        )
+def played(directory: Path, games: int) -> None:
+    """Play by batch size and dtype, by cache mode, and with the memory of generations."""
+    agent = AlfworldAgent(Tokenizer.load(directory))
+    tasks = splits.split("validation", games)
+    for dtype in DTYPES:
+        engine = host(ladder(directory, dtype), agent)
+        print(f"\n{dtype}, every step at high precision; {load()}")
         for batch in (1, 8, 32, 64, 128):
-            played = tasks[: max(8, 2 * batch)]
-            products.clear()
-            run = measure(engine, agent, Always(engine.ladder, "high"), played, batch)
-            rate = products.operations / products.seconds
+            chosen = tasks[: max(8, 2 * batch)]
+            run = measure(engine, agent, Always(engine.ladder, "high"), chosen, batch)
             print(
-                f"{batch:5} {len(played):5} {run.steps:6} {run.steps / run.seconds:8.0f} {run.tokens / run.seconds:9,.0f}"
-                f"   {products.seconds / run.seconds:24.0%} "
-                f"{rate / 1e9:9.0f} {rate / best:8.0%}"
+                f"batch {batch}, {len(chosen)} games: {run.steps} steps, {run.steps / run.seconds:.0f} steps/s, "
+                f"{run.tokens / run.seconds:,.0f} tokens/s"
             )
-
-    models = ladder(arguments.model, torch.bfloat16)
+    models = ladder(directory, torch.bfloat16)
     print(f"\ntorch.bfloat16, every other step at high precision, the rest {LOW}, {len(tasks)} games, batches of {BATCH}")
     for mode in CacheMode:
         engine = host(models, agent, mode)
@@ -157,16 +222,41 @@ def main() -> None:
 
 
 def ladder(directory: Path, dtype: torch.dtype) -> dict[str, Decoder]:
-    """The checkpoint and a quantized variant of it, held densely."""
+    """The checkpoint and a quantized variant of it."""
     high = load_model(directory, torch.float32)
-    low = quantize_model(high, Scheme.parse(LOW)).to(dtype)
-    materialize(low, dtype)
-    return {"low": low.eval(), "high": high.to(dtype)}
+    return {"low": quantize_model(high, Scheme.parse(LOW)).to(dtype), "high": high.to(dtype)}
 
 
 def host(models: dict[str, Decoder], agent: AlfworldAgent, mode: CacheMode = CacheMode.OWN) -> TorchEngine:
     """An engine of these models."""
     return TorchEngine(models, end_token=agent.tokenizer.end, fingerprint="benchmark", cache_mode=mode)
+
+
+def load() -> str:
+    """How busy the machine is."""
+    return f"load {os.getloadavg()[0]:.1f}"
+
+
+def main() -> None:
+    """Parse the flags and print all figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=["paired", "shapes", "play"], default=["shapes", "play"])
+    parser.add_argument("--model", type=find_model, default="alfworld-agent")
+    parser.add_argument("--games", type=int, default=192)
+    parser.add_argument("--baseline", type=Path, help="another tree, of commit 185291e or later, for `paired`")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    machine = platform.processor() or platform.machine()
+    print(f"machine: {machine}, {os.cpu_count()} cores, torch {torch.__version__}, one thread")
+    if "paired" in arguments.only:
+        if arguments.baseline is None:
+            parser.error("--only paired needs --baseline, the directory of another tree")
+        paired(arguments.baseline, arguments.model, arguments.games, arguments.rounds)
+    if "shapes" in arguments.only:
+        shapes({arguments.model.name: read_config(arguments.model), "135 M, SmolLM2's shape": SMOLLM2})
+    if "play" in arguments.only:
+        played(arguments.model, arguments.games)
 
 
 if __name__ == "__main__":
