@@ -23,7 +23,7 @@ app = typer.Typer()
     "adapter",
     epilog=examples(
         "bitroute train adapter --tokens 1e6",
-        "bitroute train adapter --base DIRECTORY --suite alfworld-3 --out runs/adapter",
+        "bitroute train adapter --base DIRECTORY --suite SUITE --out runs/adapter",
     ),
 )
 def train_adapter(

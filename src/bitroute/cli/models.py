@@ -77,8 +77,8 @@ def quantize(
 
 @app.command(
     epilog=examples(
-        "bitroute profile alfworld-agent w2g128-rtn",
-        "bitroute profile alfworld-agent gguf-q2_k gguf-q3_k gguf-q4_0 --engine llama.cpp --out cost.json",
+        "bitroute profile MODEL w2g128-rtn",
+        "bitroute profile MODEL gguf-q2_k gguf-q3_k gguf-q4_0 --engine llama.cpp --out cost.json",
     ),
 )
 def profile(

@@ -40,7 +40,7 @@ def train_root(context: typer.Context) -> None:
     epilog=examples(
         "bitroute train lm --tokens 1e6",
         "bitroute train lm --network router --out runs/backbone",
-        "bitroute train lm --suite alfworld-3 --from alfworld-agent --max-length 2048",
+        "bitroute train lm --suite SUITE --from MODEL --max-length 2048",
     ),
 )
 def train_lm(

@@ -136,7 +136,7 @@ def experiment(config: ExperimentConfig, out: Path, cores: int | None = None) ->
     backbone = find_model(config.backbone, suite) if config.backbone else None
     words = router_tokenizer(spec.model, backbone, suite).vocab_size
     if backbone is not None and (held := load_model(backbone, torch.float32).config.vocab_size) < words:
-        raise ConfigError(f"{backbone}: has {held} tokens, the routers' tokenizer {words}; want another backbone")
+        raise ConfigError(f"{backbone}: has {held} tokens, the tokenizer of {spec.model} {words}; want another backbone")
     for split in config.splits:
         check_tasks(suite, split, 1)
     for role, count in zip((Role.TRAIN, Role.VALIDATION), needed(config), strict=True):
