@@ -9,7 +9,7 @@ import pytest
 from bitroute.cli.main import main
 from bitroute.cost import CostModel
 from bitroute.experiment.config import ExperimentConfig
-from bitroute.experiment.stages import MIXTURE
+from bitroute.experiment.labels import MIXTURE
 from bitroute.routers.calibrated import load_calibration
 from bitroute.store.traces import read_traces
 from bitroute.training.calibration import realised_share
@@ -26,7 +26,8 @@ SMALL = {
     "splits": {"unseen": 5},
     "max_steps": 3,
     "supervised": {"epochs": 1},
-    "grpo": {"iterations": 1, "tasks": 2, "group": 2},
+    "branches": 12,
+    "grpo": {"iterations": 1, "tasks": 2, "group": 2, "screen": 4},
     "backbone": None,
     "baselines": ["random", "first-k", "repetition", "verify", "signals", "oracle"],
     "beside": ["w3g64-rtn"],

@@ -30,7 +30,7 @@ from bitroute.routers.encoder.network import SIGNAL_FEATURES, EncoderNetwork
 from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.routers.features import FEATURES
 from bitroute.training import language_model
-from bitroute.training.grpo import SampledEpisode, learn
+from bitroute.training.policy_gradient import Sample, learn
 from bitroute.training.recipes import GrpoRecipe, SupervisedRecipe
 from bitroute.training.supervised import LabelledTrajectory, predict, supervised_loss, train_supervised
 from support.accelerator import DEVICE, Accelerator
@@ -170,7 +170,9 @@ class TestTraining:
     def test_grpo(self) -> None:
         policy, frozen = encoder_there(), encoder_there()
         optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
-        samples = [SampledEpisode(t, [1] * len(t.decisions), [0.5] * len(t.decisions), 1.0) for t in trajectories()]
+        samples = [
+            Sample(t, list(range(n)), [1] * n, [0.5] * n, [1.0] * n) for t in trajectories() for n in (len(t.decisions),)
+        ]
         loss = learn(policy, frozen, optimizer, samples, (0.0, 1.0), 4.0, GrpoRecipe())
         assert np.isfinite(loss)
 

@@ -17,16 +17,31 @@ from hypothesis import strategies as st
 from bitroute.episode import Decision, Episode, Signals, Step, Usage
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.decoder import DecoderConfig
-from bitroute.rollout.player import Player, play
+from bitroute.rollout.player import Forced, Player, play, play_numbered
 from bitroute.rollout.workers import Job, Shard, Workers
-from bitroute.routers.encoder.dataset import TextReader, trajectory_logits
+from bitroute.routers.budgeted import Budgeted
+from bitroute.routers.encoder.dataset import TextReader, Trajectory, read_episode, trajectory_logits
 from bitroute.routers.encoder.network import EncoderNetwork
-from bitroute.routers.encoder.router import EncoderRouter, load_encoder
+from bitroute.routers.encoder.router import EncoderRouter
+from bitroute.routers.registry import build_router
 from bitroute.routers.router import Router
+from bitroute.routers.rules import Random
 from bitroute.routers.threshold import sigmoid
 from bitroute.training.calibration import spent
-from bitroute.training.grpo import advantages, learn, learnable, policy_loss, rewards, rung_logprobs, train_grpo
+from bitroute.training.credit import (
+    advantages,
+    choose_flip,
+    credit_decisions,
+    credit_episodes,
+    known_flips,
+    margin_of_flips,
+    margin_of_groups,
+    rewards,
+)
+from bitroute.training.grpo import draw_tasks, neutral_price, recentred, train_grpo
+from bitroute.training.policy_gradient import Sample, learn, policy_loss, rung_logprobs
 from bitroute.training.recipes import GrpoRecipe
+from bitroute.training.screening import ScreenedTasks, screen
 from support.engine import LADDER_OF_THREE, LADDER_OF_TWO, FakeEngine
 from support.players import here
 from support.toy import ToyAgent, ToyEnvironment, ToyTask, toy_task, toy_tokenizer
@@ -34,7 +49,8 @@ from support.toy import ToyAgent, ToyEnvironment, ToyTask, toy_task, toy_tokeniz
 PAIR, TRIO = tuple(LADDER_OF_TWO), tuple(LADDER_OF_THREE)
 TOKENIZER = toy_tokenizer()
 READER = TextReader(TOKENIZER)
-QUICK = GrpoRecipe(iterations=18, tasks=16, group=8, price=0.3, rate=5e-3)
+# A fixed price and fresh tasks: what is learned then has an optimum that is known.
+QUICK = GrpoRecipe(iterations=18, tasks=16, group=8, screen=0, credit="episode", target=None, price=0.3, rate=5e-3, passes=2)
 STEPS = 4
 
 
@@ -64,21 +80,34 @@ class Toy:
         return list(play(player, [(self.task(index), seed) for index, seed in pairs], "grpo", batch=256))
 
     def play_shard(self, shard: Shard) -> list[Episode]:
-        """As a worker does: with the router that lies on disk."""
-        router = load_encoder(Path(shard.job.router), model="toy-model", variants=self.ladder)
-        return self.play(shard.pairs, router.with_options(sample=shard.job.sample))
+        """As a worker does: with the router that lies on disk, or a rule."""
+        spec, job = shard.job.router, shard.job
+        router: Router = build_router(spec, self.ladder, "toy-model").with_options(sample=job.sample)
+        player = Player(ToyEnvironment, ToyAgent(), FakeEngine(self.weaknesses), router)
+        forced = [Forced(r.step, r.variant) for r in shard.replays] or [None] * len(shard.pairs)
+        jobs = [(self.task(i), seed, force) for (i, seed), force in zip(shard.pairs, forced, strict=True)]
+        found = dict(play_numbered(player, jobs, "grpo", batch=256))
+        return [found[number] for number in range(len(jobs))]
 
-    def train(self, recipe: GrpoRecipe, checkpoint: Path | None = None) -> list[dict[str, float]]:
+    def screen(self, count: int = 60) -> ScreenedTasks:
+        return screen(Workers(here(self.play_shard)), Job("train", count, "sampler", "grpo"))
+
+    def train(
+        self, recipe: GrpoRecipe, checkpoint: Path | None = None, screened: ScreenedTasks | None = None
+    ) -> list[dict[str, float]]:
         with tempfile.TemporaryDirectory() as directory:
-            return train_grpo(
+            trained, curve = train_grpo(
                 self.router,
                 Workers(here(self.play_shard)),
                 Job("train", recipe.tasks, "sampler", "grpo"),
                 float(STEPS),
                 recipe,
                 sampler=Path(directory) / "sampler",
+                screened=screened,
                 checkpoint=checkpoint,
             )
+            self.thresholds = trained.thresholds
+            return curve
 
     def evaluate(self, count: int = 100) -> tuple[float, float, float]:
         """Greedy success on unseen tasks, what it spent, and what the best router spends."""
@@ -100,6 +129,14 @@ def episode(task: str, variants: str, success: bool, failure: str | None = None,
         for v in variants
     ]
     return Episode(task, "", "", "", 0, tuple(steps), success, failure)
+
+
+def read(found: Episode) -> Trajectory:
+    return read_episode(READER, found, "high")
+
+
+def credited(episodes: Sequence[Episode], recipe: GrpoRecipe = QUICK, steps: float = 2.0) -> tuple[list[Sample], int, int]:
+    return credit_episodes(episodes, read, PAIR, steps, recipe)
 
 
 @pytest.mark.slow
@@ -134,6 +171,134 @@ def test_on_a_ladder_of_three_it_learns_each_levels_cheapest_sufficient_rung() -
     assert share == pytest.approx(optimum, abs=0.05)
 
 
+@pytest.mark.slow
+def test_credited_by_decision_it_learns_the_same_from_a_third_of_the_episodes() -> None:
+    toy = Toy()
+    recipe = replace(QUICK, iterations=12, tasks=8, group=4, passes=4, credit="decision")
+    curve = toy.train(recipe)
+    success, share, optimum = toy.evaluate()
+    assert success >= 0.95
+    assert share == pytest.approx(optimum, abs=0.03)
+    assert curve[-1]["updates"] == 48 and 0 < curve[0]["telling"] <= curve[0]["tried"] <= 32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [0.15, 0.5])
+def test_at_a_target_share_it_spends_where_a_step_is_worth_most(target: float) -> None:
+    """A third of the steps is hard. Below that share all that is spent goes there; above it, every hard step is bought."""
+    toy = Toy(thresholds=(math.log((1 - target) / target),))
+    recipe = replace(QUICK, iterations=24, tasks=8, group=4, passes=4, credit="decision", screen=60, target=target)
+    curve = toy.train(replace(recipe, entropy_floor=0.0, anchor=0.0), screened=toy.screen())
+    episodes = toy.play([(index, 0) for index in range(5000, 5100)], toy.router.with_options(sample=True))
+    hard = np.array([s.message.startswith("hard") for e in episodes for s in e.steps])
+    high = np.array([s.decision.variant == "high" for e in episodes for s in e.steps])
+    assert high[~hard].mean() <= 0.04
+    if target < 1 / 3:
+        assert np.mean([row["share"] for row in curve[-8:]]) == pytest.approx(target, abs=0.08)
+        assert high[hard].mean() >= 0.4 and curve[-1]["price"] > 1.0
+    else:
+        assert high[hard].mean() >= 0.95 and curve[-1]["price"] < curve[0]["price"]
+
+
+def test_the_price_is_what_a_little_more_is_worth_lately() -> None:
+    recipe = replace(QUICK, target=0.1, memory=0.5)
+    rows = [{"worth": 4.0, "cost": 2.0}, {"worth": 1.0, "cost": 3.0}]
+    assert neutral_price(rows, recipe) == pytest.approx((0.5 * 4 + 1) / (0.5 * 2 + 3))
+    assert neutral_price([{"worth": -1.0, "cost": 2.0}], recipe) == neutral_price([{"worth": 1.0, "cost": 0.0}], recipe) == 0.0
+    assert neutral_price([{"worth": 99.0, "cost": 1.0}], recipe) == 10.0
+    assert neutral_price(rows, QUICK) == QUICK.price
+
+
+def test_thresholds_move_to_where_decisions_like_the_last_ones_spend_the_target() -> None:
+    def scored(scores: Sequence[float]) -> Episode:
+        steps = [Step("easy red", "press red", Decision("low", s), None, Usage("low")) for s in scores]
+        return Episode("t", "", "", "", 0, tuple(steps), success=True)
+
+    episodes = [scored([1.0, 3.0]), scored([0.0, 0.5, 2.0, -1.0])]
+    (threshold,) = recentred((0.4,), episodes, np.array([0.25, 0.75]), 0.2)
+    shares = [
+        np.mean([sigmoid(s.decision.score - threshold) for s in e.steps if s.decision.score is not None]) for e in episodes
+    ]
+    assert 0.25 * shares[0] + 0.75 * shares[1] == pytest.approx(0.2)
+    moved = recentred((0.0, 1.5), episodes, np.array([0.5, 0.5]), 0.3)
+    assert moved[1] - moved[0] == pytest.approx(1.5)
+
+
+def test_screening_finds_the_tasks_that_low_loses_and_high_wins() -> None:
+    toy = Toy()
+    screened = toy.screen(30)
+    hard = {index for index in range(30) if any(toy.task(index).hard)}
+    assert set(screened.deciding) == hard and set(screened.others) == set(range(30)) - hard
+    assert screened.share == len(hard) / 30
+    # What an episode of the others counts makes up for the half of each iteration that deciding tasks take.
+    assert screened.weight(4, 4) == pytest.approx((30 - len(hard)) / len(hard))
+    seen = [index for iteration in range(len(hard)) for index in screened.draw(iteration, 2, 0)[0]]
+    assert sorted(seen) == sorted(hard)  # each once, before any comes again
+    assert Toy(levels=("easy",)).screen(5) == ScreenedTasks((), tuple(range(5)))
+
+
+def test_fresh_tasks_follow_each_other_and_no_two_iterations_share_a_seed() -> None:
+    job = Job("train", 16, "sampler", "grpo", start=100)
+    first, second = (draw_tasks(job, None, replace(QUICK, tasks=3, group=2), n) for n in range(2))
+    assert [index for index, _ in first.pairs] == [100, 100, 101, 101, 102, 102] and first.deciding == 0
+    assert [index for index, _ in second.pairs] == [103, 103, 104, 104, 105, 105]
+    assert not {seed for _, seed in first.pairs} & {seed for _, seed in second.pairs}
+
+
+def test_a_flip_is_credited_with_what_it_changes_and_the_other_way_with_the_opposite() -> None:
+    toy = Toy()
+    index = next(i for i in range(100) if sum(toy.task(i).hard) == 1)
+    step = toy.task(index).hard.index(True)
+    router = Random(PAIR, 0.25)
+    episodes = toy.play([(index, seed) for seed in range(40)], router)
+    mass = 4 * 0.25 * 0.75
+    pairs = []
+    for episode in episodes:
+        flip = choose_flip(episode, PAIR, 0)
+        assert flip is not None and flip.mass == pytest.approx(mass)
+        forced = [(toy.task(index), episode.seed, Forced(flip.step, flip.variant))]
+        player = Player(ToyEnvironment, ToyAgent(), FakeEngine(), router)
+        pairs.append((episode, flip, next(play(player, forced, "flip"))))
+    assert {flip.step for _, flip, _ in pairs} == set(range(4))
+    assert known_flips(pairs) == pairs
+    recipe = replace(QUICK, price=0.4)
+    turned = sum(flip.step == step for _, flip, _ in pairs)
+    assert margin_of_flips(pairs, PAIR, 4.0, recipe) == pytest.approx((mass * turned, mass * 40 / 4))
+    samples = credit_decisions(pairs, read, PAIR, 4.0, recipe)
+    for sample, (episode, flip, _) in zip(samples, pairs, strict=True):
+        worth = (flip.step == step) - 0.4 / 4  # high instead of low, at this step
+        high = sample.rungs.index(1)
+        assert sample.steps == [flip.step, flip.step] and sorted(sample.rungs) == [0, 1]
+        assert sample.advantages[high] == pytest.approx(mass * worth) == -sample.advantages[1 - high]
+        assert sum(sample.propensities) == 1.0
+        assert sample.propensities[0] == episode.steps[flip.step].decision.propensity
+    assert known_flips([(e, flip, replace(other, failure="engine: x")) for e, flip, other in pairs]) == []
+    assert known_flips([(e, flip, e) for e, flip, _ in pairs]) == []  # nothing was forced
+
+
+def test_what_a_hard_budget_took_is_no_decision_of_the_routers() -> None:
+    player = Player(ToyEnvironment, ToyAgent(), FakeEngine(), Budgeted(Random(PAIR, 0.4), 1))
+    episodes = list(play(player, [(toy_task(index, steps=4), seed) for index in range(4) for seed in range(3)], "capped"))
+    for episode in episodes:
+        first = next((t for t, s in enumerate(episode.steps) if s.decision.variant == "high"), 3)
+        flip = choose_flip(episode, PAIR, 0)
+        assert flip is not None and flip.step <= first
+    samples, *_ = credited(episodes, replace(QUICK, price=0.5), 4.0)
+    assert {len(s.steps) for s in samples} == {1 + [*s.rungs, 1].index(1) if 1 in s.rungs else 4 for s in samples} > {4}
+
+
+def test_of_groups_the_margin_is_the_slope_of_outcome_on_cost_within_them() -> None:
+    episodes = [episode("a", "hhll", True), episode("a", "llll", False), episode("b", "hhhh", True), episode("b", "hlll", True)]
+    # Costs 0.5, 0 and 1, 0.25: centred 0.25, -0.25 and 0.375, -0.375; outcomes centred 0.5, -0.5 and 0, 0.
+    worth, cost = margin_of_groups(episodes, PAIR, 4.0, QUICK, {"a": 2.0})
+    assert (worth, cost) == (pytest.approx(2 * 0.25), pytest.approx(2 * 0.125 + 0.28125))
+
+
+def test_credit_by_decision_needs_two_variants() -> None:
+    with pytest.raises(ConfigError, match=r"set grpo\.credit to episode"):
+        Toy(TRIO, (-2.0, 2.0)).train(replace(QUICK, credit="decision"))
+
+
 def test_only_the_routers_parameters_change() -> None:
     toy = Toy()
     before = {n: p.clone() for n, p in toy.network.named_parameters()}
@@ -150,7 +315,7 @@ def test_only_the_routers_parameters_change() -> None:
 def test_the_stage_1_network_stays_frozen_while_learning() -> None:
     network, frozen = make_network(), make_network().eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
-    samples, *_ = learnable([episode("t", "hl", True), episode("t", "ll", False)], READER, PAIR, 2.0, QUICK)
+    samples, *_ = credited([episode("t", "hl", True), episode("t", "ll", False)])
     learn(network, frozen, optimizer, samples, (0.0,), 4.0, QUICK)
     assert all(torch.equal(a, b) for a, b in zip(frozen.parameters(), make_network().parameters(), strict=True))
     assert not torch.equal(network.head[0].weight, frozen.head[0].weight)
@@ -190,11 +355,11 @@ def test_groups_alike_are_skipped_and_counted_and_broken_episodes_left_out() -> 
         episode("priced", "hh", False),
         episode("priced", "ll", False),
     ]
-    samples, groups, skipped = learnable(episodes, READER, PAIR, 2.0, replace(QUICK, price=0.2))
+    samples, groups, skipped = credited(episodes, replace(QUICK, price=0.2))
     assert (groups, skipped, len(samples)) == (3, 1, 4)
-    assert [s.advantage for s in samples] == pytest.approx([0.45, -0.45, -0.1, 0.1])
+    assert [s.advantages for s in samples] == [pytest.approx([a, a]) for a in (0.45, -0.45, -0.1, 0.1)]
     assert [s.rungs for s in samples] == [[1, 0], [0, 0], [1, 1], [0, 0]]
-    free = learnable(episodes, READER, PAIR, 2.0, replace(QUICK, price=0.0))
+    free = credited(episodes, replace(QUICK, price=0.0))
     assert free[1:] == (3, 2)
 
 
@@ -277,7 +442,7 @@ def test_the_anchor_is_the_divergence_from_stage_1_and_the_floor_rewards_entropy
 
 def test_gradients_do_not_depend_on_how_episodes_are_chunked() -> None:
     episodes = [episode("t", "hl" * (1 + i % 3), i % 2 == 0) for i in range(6)]
-    samples, *_ = learnable(episodes, READER, PAIR, 4.0, QUICK)
+    samples, *_ = credited(episodes, steps=4.0)
     recipe = replace(QUICK, passes=1, anchor=0.0, entropy_floor=0.0)
     moved = []
     for chunk in (32, 2):
@@ -292,7 +457,7 @@ def test_an_update_makes_the_better_decisions_likelier() -> None:
     network = make_network()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     group = [episode("t", "hh", True), episode("t", "ll", False)]
-    samples, *_ = learnable(group, READER, PAIR, 2.0, QUICK)
+    samples, *_ = credited(group)
     with torch.no_grad():
         before, _ = trajectory_logits(network, [samples[0].trajectory])
     learn(network, make_network().eval().requires_grad_(False), optimizer, samples, (0.0,), 4.0, QUICK)

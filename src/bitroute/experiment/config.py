@@ -142,6 +142,12 @@ class ExperimentConfig(BaseModel):
     quantiles: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(
         (0.7, 0.8, 0.9), min_length=1, description="candidates for tau, as quantiles of the divergence"
     )
+    branches: Annotated[int, Field(ge=0)] = Field(
+        3000, description="states of low's own episodes where one step at high is played out, per seed; 0: none"
+    )
+    mixes: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], AfterValidator(_distinct)] = Field(
+        (0.0, 0.5, 1.0), min_length=1, description="candidates for the part of the targets that is the measured effect"
+    )
     splits: Annotated[dict[str, Count], Field(min_length=1)] = Field(
         default_factory=lambda known: {split_for(load_suite(known["suite"]), Role.TEST): 2000},
         description="evaluated splits and their numbers of tasks; by default 2000 of the test split",
@@ -149,7 +155,7 @@ class ExperimentConfig(BaseModel):
     supervised: Annotated[SupervisedRecipe, _recipe(epochs=1, batch=1, seed=0)] = Field(
         SupervisedRecipe(), description="stage 1, KL-ST"
     )
-    grpo: Annotated[GrpoRecipe, _recipe(iterations=0, tasks=1, group=2, passes=1, seed=0)] = Field(
+    grpo: Annotated[GrpoRecipe, _recipe(iterations=0, tasks=1, group=2, screen=0, passes=1, seed=0)] = Field(
         GrpoRecipe(), description="stage 2, GRPO"
     )
     backbone: Path | None = _suited(
@@ -161,6 +167,7 @@ class ExperimentConfig(BaseModel):
     )
     probe: bool = Field(True, description="train a second router that also sees the low variant's own next action, at a cost")
     baselines: tuple[Baseline, ...] = Field(get_args(Baseline), description="what the router is compared with")
+    paper: bool = Field(False, description="train and evaluate stage 2 in the paper's own form, too")
     ablations: bool = Field(True, description="evaluate KL-ST alone and GRPO alone beside both stages")
 
     @field_validator("low", "beside")
@@ -263,7 +270,9 @@ def demo_config(
         quantiles=(0.8,),
         splits={split_for(load_suite(suite), Role.TEST): tasks},
         supervised=SupervisedRecipe(epochs=4),
-        grpo=GrpoRecipe(iterations=4, tasks=share(16)),
+        branches=share(600),
+        mixes=(1.0,),
+        grpo=GrpoRecipe(iterations=8, tasks=max(2, share(8)), screen=share(320)),
         baselines=("random", "repetition", "margin", "signals", "oracle"),
         ablations=False,
     )

@@ -137,6 +137,8 @@ def scored(run: Experiment) -> list[PolicyRow]:
     }
     files = {"signals": "signals-{}.json"} if "signals" in run.config.baselines else {}
     learned = [f"dmr{inputs}" for inputs in inputs_of(run)]
+    if run.config.paper:
+        learned.append("dmr-paper")
     if run.config.ablations:
         learned += [*(f"kl-st{inputs}" for inputs in inputs_of(run)), "grpo"]
     files |= {name: f"{name}-{{}}" for name in learned}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bitroute.experiment.config import ExperimentConfig
+from bitroute.training.recipes import PAPER, GrpoRecipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +26,8 @@ class TaskRanges:
 
 def task_ranges(config: ExperimentConfig, seed: int) -> TaskRanges:
     """The ranges of `seed`. They follow from its number alone: a run with other seeds besides takes the same tasks for it."""
-    labels, grpo = config.label_tasks, config.grpo
-    played = grpo.iterations * grpo.tasks
+    labels = config.label_tasks
+    played = max(map(reinforced, (config.grpo, PAPER) if config.paper else (config.grpo,)))
     train = seed * (2 * labels + played)
     held = seed * (config.holdout_tasks + config.calibration_tasks)
     return TaskRanges(
@@ -36,6 +37,11 @@ def task_ranges(config: ExperimentConfig, seed: int) -> TaskRanges:
         holdout=range(held, held + config.holdout_tasks),
         calibration=range(held + config.holdout_tasks, held + config.holdout_tasks + config.calibration_tasks),
     )
+
+
+def reinforced(recipe: GrpoRecipe) -> int:
+    """How many tasks a training of stage 2 plays: those that are screened, or fresh ones in each iteration."""
+    return recipe.screen if recipe.screen and recipe.iterations else recipe.iterations * recipe.tasks
 
 
 def needed(config: ExperimentConfig) -> tuple[int, int]:

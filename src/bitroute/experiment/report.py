@@ -9,11 +9,14 @@ from dataclasses import replace
 from bitroute.envs.suite import Role
 from bitroute.episode import Episode
 from bitroute.evaluation.evaluate import evaluate
+from bitroute.evaluation.figures import png
+from bitroute.evaluation.learning import learning
 from bitroute.evaluation.report import write_report
 from bitroute.evaluation.results import Evaluation, PolicyRun
 from bitroute.experiment.costs import cost_model
 from bitroute.experiment.experiment import Experiment
 from bitroute.experiment.policies import PolicyRow, policies
+from bitroute.store.files import write_atomic
 from bitroute.store.traces import read_traces
 
 
@@ -69,6 +72,13 @@ def write_run_report(run: Experiment, results: Sequence[Evaluation]) -> None:
     ]
     provenance = json.loads((run.path / "provenance.json").read_text())
     meta = {"title": f"bitroute on {run.suite.title}"} | provenance | run.config.model_dump(mode="json")
+    curves = {
+        name: curve
+        for name in sorted(p.stem for p in run.path.glob("*.json") if p.stem.startswith(("dmr", "grpo")))
+        if (curve := run.directory.stored(name))
+    }
+    if curves:
+        write_atomic(run.path / "figures" / "learning.png", png(learning(curves), (8, 7)))
     write_report(run.path, results, labels, example_episode(run), meta, run.suite.action_kind, notes(run))
 
 

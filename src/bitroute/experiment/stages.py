@@ -6,34 +6,34 @@ split; the evaluated splits are played once, at the end, with everything frozen.
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 
 from bitroute.envs.suite import Role
-from bitroute.episode import Episode
 from bitroute.experiment.experiment import Experiment
+from bitroute.experiment.labels import label_mixture, label_tasks, labelled, measure_effects, targeted
 from bitroute.nn.checkpoint import load_model
 from bitroute.nn.decoder import Decoder
-from bitroute.routers.encoder.dataset import read_episode
 from bitroute.routers.encoder.network import EncoderNetwork, encoder_config
 from bitroute.routers.encoder.router import EncoderRouter, load_encoder
-from bitroute.routers.features import FEATURES, features
+from bitroute.routers.features import FEATURES, Floats
 from bitroute.routers.signals import SignalsRouter, fit_signals
-from bitroute.routers.views import views_of
-from bitroute.training.calibration import recentre
+from bitroute.training.calibration import calibrate, realised_share, recentre
 from bitroute.training.grpo import train_grpo
+from bitroute.training.recipes import PAPER, GrpoRecipe
+from bitroute.training.screening import ScreenedTasks, screen
 from bitroute.training.supervised import LabelledTrajectory, predict, train_supervised
+from bitroute.training.targets import EffectModel
 
-# Trajectories of mixed policies: all-high never visits the states that low's mistakes lead to.
-MIXTURE: Final = ("always:low", "random:0.25", "random:0.5", "always:high")
+log = logging.getLogger(__name__)
 
 
 def train_routers(run: Experiment) -> None:
@@ -43,63 +43,36 @@ def train_routers(run: Experiment) -> None:
 
 
 def train_seed(run: Experiment, seed: int) -> None:
-    """The pipeline of one seed: its tasks, labels, tau and routers are its own."""
+    """The pipeline of one seed: its tasks, labels, tau, targets and routers are its own."""
     first, holdout = label_mixture(run, seed)
-    tau, own = choose_tau(run, seed, first, holdout)
+    tau, own = choose_tau(run, seed, labelled(run, first), holdout)
     second = label_tasks(run, seed, "labels-2", Role.TRAIN, run.tasks(seed).second, [own])
-    data = labelled(run, [*first, *second])
+    data, effects = labelled(run, [*first, *second]), measure_effects(run, seed)
+    mix = choose_mix(run, seed, data, holdout, effects, tau)
+    data, holdout = targeted(data, effects, tau, mix), targeted(holdout, effects, tau, mix)
     for inputs in inputs_of(run):
-        train_kl_st(run, seed, inputs, data, holdout, tau)
-    train_signals(run, seed, [*first, *second], tau)
+        train_kl_st(run, f"kl-st{inputs}-{seed}", seed, inputs, data, holdout, tau)
+    train_signals(run, seed, data, tau)
     for inputs in inputs_of(run):
-        reinforce(run, f"dmr{inputs}-{seed}", seed, load_trained(run, f"kl-st{inputs}-{seed}"))
+        reinforce(run, f"dmr{inputs}-{seed}", seed, load_trained(run, f"kl-st{inputs}-{seed}"), run.config.grpo)
+    if run.config.paper:
+        reinforce(run, f"dmr-paper-{seed}", seed, load_trained(run, f"kl-st-{seed}"), PAPER)
     if run.config.ablations:
-        budget = max(run.config.budgets)
-        reinforce(run, f"grpo-{seed}", seed, as_router(run, new_network(run, seed), math.log((1 - budget) / budget)))
-
-
-# Labels
-
-
-def label_tasks(run: Experiment, seed: int, name: str, role: Role, tasks: range, policies: Sequence[str]) -> list[Episode]:
-    """Labelled episodes of `tasks` of a split, shared out among `policies`; they stay in traces/seed-SEED/`name`-N.jsonl."""
-    episodes: list[Episode] = []
-    cuts = [tasks.start + round(i * len(tasks) / len(policies)) for i in range(len(policies) + 1)]
-    for number, (router, (first, end)) in enumerate(zip(policies, pairwise(cuts), strict=True)):
-        job = run.job(run.split(role), end - first, router, start=first, label=True)
-        episodes += run.record(f"seed-{seed}/{name}-{number}", job)
-    return episodes
-
-
-def label_mixture(run: Experiment, seed: int) -> tuple[list[Episode], list[LabelledTrajectory]]:
-    """The first round: labelled episodes of mixed policies to learn from, and held-out ones to choose by."""
-    tasks = run.tasks(seed)
-    first = label_tasks(run, seed, "labels-1", Role.TRAIN, tasks.first, MIXTURE)
-    held = label_tasks(run, seed, "labels-holdout", Role.VALIDATION, tasks.holdout, MIXTURE[:3])
-    return first, labelled(run, held)
-
-
-def labelled(run: Experiment, episodes: Sequence[Episode]) -> list[LabelledTrajectory]:
-    """Episodes as the encoder's training input; those without a label on every step are left out."""
-    rows = []
-    for episode in episodes:
-        divergences = [s.sensitivity.kl_sum for s in episode.steps if s.sensitivity]
-        if len(divergences) == len(episode.steps) > 0:
-            rows.append(LabelledTrajectory(read_episode(run.reader, episode, run.ladder[-1]), divergences))
-    return rows
+        budget = sampled_share(run)
+        untrained = as_router(run, new_network(run, seed), math.log((1 - budget) / budget))
+        reinforce(run, f"grpo-{seed}", seed, untrained, run.config.grpo)
 
 
 # Stage 1
 
 
 def choose_tau(
-    run: Experiment, seed: int, first: Sequence[Episode], holdout: Sequence[LabelledTrajectory]
+    run: Experiment, seed: int, data: Sequence[LabelledTrajectory], holdout: Sequence[LabelledTrajectory]
 ) -> tuple[float, str]:
     """tau in nats, of the candidates the one whose router captures most of the held-out divergence; and that router's path."""
     budget = max(run.config.budgets)
     stored = run.directory.stored(f"tau-{seed}")
     if stored is None:
-        data = labelled(run, first)
         every = np.concatenate([row.divergences for row in data])
         trials: list[dict[str, Any]] = []
         for quantile in run.config.quantiles:
@@ -115,57 +88,134 @@ def choose_tau(
     return float(best["tau"]), str(router_path(run, f"round-1-{best['quantile']:g}-{seed}"))
 
 
+def choose_mix(
+    run: Experiment,
+    seed: int,
+    data: Sequence[LabelledTrajectory],
+    holdout: Sequence[LabelledTrajectory],
+    effects: EffectModel | None,
+    tau: float,
+) -> float:
+    """How much of the targets is measured effect: of the candidates the one whose router wins most of the seed's calibration
+    tasks at the lower median of the budgets. Each candidate's success and share go to targets-SEED.json.
+    """
+    mixes = run.config.mixes if effects is not None else (0.0,)
+    if len(mixes) == 1:
+        return mixes[0]
+    stored = run.directory.stored(f"targets-{seed}")
+    if stored is None:
+        budget = sorted(run.config.budgets)[(len(run.config.budgets) - 1) // 2]
+        trials: list[dict[str, float]] = []
+        for mix in mixes:
+            name = f"kl-st-mix-{mix:g}-{seed}"
+            rows, held = targeted(data, effects, tau, mix), targeted(holdout, effects, tau, mix)
+            train_kl_st(run, name, seed, "", rows, held, tau)
+            trials.append({"mix": mix, "budget": budget} | success_at(run, seed, name, budget, predict_held(run, name, held)))
+        found: dict[str, Any] = {"trials": trials, "best": max(trials, key=lambda t: t["success"])}
+        stored = run.directory.keep(f"targets-{seed}", found)
+    return float(stored["best"]["mix"])
+
+
+def predict_held(run: Experiment, name: str, holdout: Sequence[LabelledTrajectory]) -> Floats:
+    """Scores of a trained encoder on held-out steps."""
+    return predict(load_trained(run, name).network, holdout)
+
+
+def success_at(run: Experiment, seed: int, name: str, budget: float, scores: Sequence[float] | Floats) -> dict[str, float]:
+    """Success and share of a trained encoder on the seed's calibration tasks at the threshold that spends `budget` there."""
+    tasks, successes = run.tasks(seed).calibration, {}
+
+    def realised(threshold: float) -> float:
+        options = {"threshold": threshold, "start": tasks.start, "limit": run.config.limit(budget)}
+        job = run.job(run.split(Role.VALIDATION), len(tasks), str(router_path(run, name)), name, **options)
+        (episodes,) = run.pool.play([job], f"{name} at {budget:g}")
+        successes[threshold] = float(np.mean([e.success for e in episodes]))
+        return realised_share(episodes, run.ladder)
+
+    found = calibrate(budget, realised, list(scores), trials=5)
+    return {"success": successes[found.threshold], "share": found.share}
+
+
 def train_kl_st(
     run: Experiment,
+    name: str,
     seed: int,
     inputs: str,
     data: Sequence[LabelledTrajectory],
     holdout: Sequence[LabelledTrajectory],
     tau: float,
 ) -> None:
-    """The encoder of one seed, with the probe or without (`inputs`), its threshold where sampled decisions spend the budget."""
-    name, budget = f"kl-st{inputs}-{seed}", max(run.config.budgets)
+    """The encoder of one seed, with the probe or without (`inputs`), its threshold where sampled decisions spend what stage 2
+    aims at.
+    """
     if run.directory.stored(name) is None:
-        network = new_network(run, seed, inputs)
+        network, budget = new_network(run, seed, inputs), max(run.config.budgets)
         curve = train_supervised(network, data, holdout, tau, replace(run.config.supervised, seed=seed), budget)
-        as_router(run, network, recentre(predict(network, holdout), budget)).save(router_path(run, name))
+        as_router(run, network, recentre(predict(network, holdout), sampled_share(run))).save(router_path(run, name))
         run.directory.keep(name, curve)
 
 
-def train_signals(run: Experiment, seed: int, episodes: Sequence[Episode], tau: float) -> None:
+def train_signals(run: Experiment, seed: int, data: Sequence[LabelledTrajectory], tau: float) -> None:
     """The logistic regression on features of the trajectory, from the same labels."""
     if run.directory.stored(f"signals-{seed}") is None:
-        played = [e for e in episodes if e.steps]
-        failures = run.suite.failures
-        rows = np.array([features(view, run.ladder[-1], failures=failures) for e in played for view in views_of(e)])
-        sensitive = [s.sensitivity.kl_sum >= tau for e in played for s in e.steps if s.sensitivity]
-        fitted = fit_signals(rows, sensitive, run.ladder, run.model, failures=failures)
+        rows = np.array([row for r in data for row in r.trajectory.features])
+        labels = [label for r in data for label in r.labels(tau)]
+        fitted = fit_signals(rows, labels, run.ladder, run.model, failures=run.suite.failures)
         SignalsRouter(fitted).save(router_path(run, f"signals-{seed}.json"))
-        found = {"steps": float(len(sensitive)), "sensitive": float(np.mean(sensitive))}
+        found = {"steps": float(len(labels)), "sensitive": float(np.mean(labels))}
         run.directory.keep(f"signals-{seed}", found)
 
 
 # Stage 2
 
 
-def reinforce(run: Experiment, name: str, seed: int, start: EncoderRouter) -> None:
-    """GRPO from `start`, sampling around its threshold; the router goes to routers/`name`, the curve to `name`.json."""
+def sampled_share(run: Experiment) -> float:
+    """The share of high steps around which stage 2 begins to sample."""
+    return run.config.grpo.target or max(run.config.budgets)
+
+
+def reinforce(run: Experiment, name: str, seed: int, start: EncoderRouter, recipe: GrpoRecipe) -> None:
+    """GRPO from `start`, sampling around its threshold; the router goes to routers/`name`, the curve to `name`.json.
+
+    Where precision decides none of the screened tasks the router stays as it is, and the curve is empty.
+    """
     if run.directory.stored(name) is not None:
         return
     sampler = router_path(run, f".{name}")
     tasks = run.tasks(seed).reinforced
-    curve = train_grpo(
+    found = screened(run, seed) if recipe.screen and recipe.iterations else None
+    if found is not None and not found.deciding:
+        log.warning(
+            "%s: of %d screened tasks high wins none that low loses: stage 2 has nothing to learn (grpo.screen, low)",
+            name,
+            len(found.others),
+        )
+        recipe = replace(recipe, iterations=0)
+    limit = run.config.limit(sampled_share(run))
+    job = run.job(run.split(Role.TRAIN), len(tasks), str(sampler), start=tasks.start, limit=limit)
+    trained, curve = train_grpo(
         start,
         run.pool,
-        run.job(run.split(Role.TRAIN), len(tasks), str(sampler), start=tasks.start),
+        job,
         references(run, seed)["high steps"],
-        replace(run.config.grpo, seed=seed),
+        replace(recipe, seed=seed),
         sampler=sampler,
+        screened=found,
         checkpoint=run.path / "checkpoints" / f"{name}.safetensors",
     )
-    start.save(router_path(run, name))
+    trained.save(router_path(run, name))
     shutil.rmtree(sampler, ignore_errors=True)
     run.directory.keep(name, curve)
+
+
+def screened(run: Experiment, seed: int) -> ScreenedTasks:
+    """The seed's tasks for stage 2, those apart where precision decides; they stay in screened-SEED.json."""
+    stored = run.directory.stored(f"screened-{seed}")
+    if stored is None:
+        tasks = run.tasks(seed).reinforced
+        found = screen(run.pool, run.job(run.split(Role.TRAIN), run.config.grpo.screen, "always:low", start=tasks.start))
+        stored = run.directory.keep(f"screened-{seed}", {"deciding": found.deciding, "others": found.others})
+    return ScreenedTasks(tuple(stored["deciding"]), tuple(stored["others"]))
 
 
 def references(run: Experiment, seed: int) -> dict[str, float]:

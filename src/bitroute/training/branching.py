@@ -64,11 +64,14 @@ def measured(points: Sequence[BranchPoint], origins: Sequence[Episode], played: 
     """Outcome of each replay minus that of its origin. What broke, and what left the origin's path before the forced step (a
     near-tie in another batch), tells nothing of the step and is left out.
     """
-    found = []
-    for point, replay in zip(points, played, strict=True):
-        origin = origins[point.origin]
-        ahead = [(s.message, s.action) for s in origin.steps[: point.step]]
-        same = [(s.message, s.action) for s in replay.steps[: point.step]] == ahead and len(replay.steps) > point.step
-        if same and replay.failure is None and replay.steps[point.step].decision.reason == FORCED:
-            found.append(Effect(point, int(replay.success) - int(origin.success)))
-    return found
+    return [
+        Effect(point, int(replay.success) - int(origins[point.origin].success))
+        for point, replay in zip(points, played, strict=True)
+        if replay.failure is None and same_until(origins[point.origin], replay, point.step)
+    ]
+
+
+def same_until(origin: Episode, replay: Episode, step: int) -> bool:
+    """Whether a replay took the origin's path up to `step`, where its decision was forced."""
+    before = [[(s.message, s.action) for s in e.steps[:step]] for e in (origin, replay)]
+    return before[0] == before[1] and len(replay.steps) > step and replay.steps[step].decision.reason == FORCED

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
+from scipy.special import expit
 
 from bitroute.episode import Episode
 from bitroute.errors import ConfigError
@@ -40,13 +41,17 @@ def realised_share(episodes: Sequence[Episode], variants: Sequence[str]) -> floa
     return float(np.mean([spent(e, variants) for e in episodes if e.steps]))
 
 
-def recentre(scores: npt.ArrayLike, budget: float) -> float:
-    """The threshold around which sampled decisions spend `budget`: mean sigmoid(score - threshold) = budget."""
+def recentre(scores: npt.ArrayLike, budget: float, weights: npt.ArrayLike | None = None) -> float:
+    """The threshold around which sampled decisions spend `budget`: mean sigmoid(score - threshold) = budget, with `weights` of
+    the scores if given.
+    """
     values = np.asarray(scores, dtype=np.float64)
     spread = 30.0
-    return float(
-        brentq(lambda t: float(np.mean(1 / (1 + np.exp(t - values)))) - budget, values.min() - spread, values.max() + spread)
-    )
+
+    def surplus(threshold: float) -> float:
+        return float(np.average(expit(values - threshold), weights=None if weights is None else np.asarray(weights))) - budget
+
+    return float(brentq(surplus, values.min() - spread, values.max() + spread))
 
 
 def calibrate(

@@ -1,107 +1,58 @@
 """Stage 2, GRPO: trains the encoder on the outcome of whole episodes; the language model stays frozen.
 
-For each task a group of G episodes is played with sampled decisions; reward = outcome - lambda * cost; advantage = reward -
-group mean. Differences from the paper (arXiv 2602.02711), each with its reason: advantages are not divided by the group's
-deviation (in groups where all succeed or all fail that would cancel lambda; `normalise` restores it), every decision weighs the
-same (one constant instead of each episode's own length, which would favour long failures), and groups without variance are
-skipped and counted.
+Each iteration plays groups of episodes with sampled decisions on tasks where precision decides and on others (`screening`),
+credits decisions with what came of them (`credit`), and updates the encoder a few times (`policy_gradient`). Thresholds keep
+the share of high steps at the target, and the price is the one at which that share is right: calibration would undo a fixed
+one. The recipe `PAPER` is the form of arXiv 2602.02711: fresh tasks, a fixed price, rewards divided by their group's deviation,
+the same advantage for all decisions of an episode. In groups where all succeed or all fail that division cancels the price.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from bitroute.episode import Episode
 from bitroute.errors import ConfigError, DataError
-from bitroute.rollout.workers import Job, Workers
-from bitroute.routers.encoder.dataset import TextReader, Trajectory, read_episode, trajectory_logits
+from bitroute.rollout.workers import Job, Replay, Workers
+from bitroute.routers.encoder.dataset import TextReader, Trajectory, read_episode
 from bitroute.routers.encoder.network import EncoderNetwork, unique
 from bitroute.routers.encoder.router import EncoderRouter
+from bitroute.routers.features import Floats
 from bitroute.store.files import write_atomic
-from bitroute.training.calibration import spent
+from bitroute.training.calibration import recentre, spent
+from bitroute.training.credit import (
+    choose_flip,
+    credit_decisions,
+    credit_episodes,
+    known_flips,
+    margin_of_flips,
+    margin_of_groups,
+    rewards,
+)
+from bitroute.training.policy_gradient import learn
 from bitroute.training.recipes import GrpoRecipe
+from bitroute.training.screening import ScreenedTasks
 
-Floats = npt.NDArray[np.float64]
+DEAREST: Final = 10.0  # bound of a measured price, in successes
 
 
 @dataclass(frozen=True, slots=True)
-class SampledEpisode:
-    """One sampled episode, ready to learn from. `rungs` and `propensities` are the decisions and their probabilities, per
-    step.
-    """
+class Drawn:
+    """What an iteration plays: (task index, seed) pairs, and how many of the first ones are deciding tasks'."""
 
-    trajectory: Trajectory
-    rungs: list[int]
-    propensities: list[float]
-    advantage: float
-
-
-def rewards(episodes: Sequence[Episode], variants: Sequence[str], reference_steps: float, recipe: GrpoRecipe) -> Floats:
-    """outcome - lambda * cost [episodes].
-
-    Cost, in 0..1, is what the episode's steps spend (one at the highest variant 1, at the lowest 0, evenly between) relative to
-    all-high's mean number of steps.
-    """
-    values = []
-    for episode in episodes:
-        cost = min(1.0, spent(episode, variants) * len(episode.steps) / reference_steps)
-        charged = cost if episode.success or not recipe.cost_on_success else 0.0
-        outcome = float(episode.success) if recipe.outcome == "success" else episode.score
-        values.append(outcome - recipe.price * charged)
-    return np.array(values)
-
-
-def advantages(values: Floats, normalise: bool) -> Floats:
-    """Rewards of one group, centred; divided by their deviation in the paper's form."""
-    centred: Floats = values - values.mean()
-    scale = float(values.std()) + 1e-6 if normalise else 1.0
-    return centred / scale
-
-
-def rung_logprobs(scores: Tensor, thresholds: Sequence[float]) -> Tensor:
-    """Log-probabilities [n, variants] of the ordered logit model: P(at least rung i) = sigmoid(score - threshold i).
-
-    A rung between two thresholds has sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): no cancellation, and
-    exact at the ends. Between equal thresholds there is nothing: about -70, so that gradients stay finite.
-    """
-    edges = scores.unsqueeze(1) - torch.tensor(thresholds, device=scores.device)
-    above = torch.cat((torch.zeros_like(edges[:, :1]), F.logsigmoid(edges)), dim=1)
-    below = torch.cat((F.logsigmoid(-edges), torch.zeros_like(edges[:, :1])), dim=1)
-    gaps = [math.log(-math.expm1(min(lower - upper, -1e-30))) for lower, upper in pairwise(thresholds)]
-    return above + below + torch.tensor([0.0, *gaps, 0.0], device=scores.device)
-
-
-def policy_loss(
-    logprobs: Tensor, reference: Tensor, rungs: Tensor, old: Tensor, advantage: Tensor, scale: float, recipe: GrpoRecipe
-) -> Tensor:
-    """The clipped objective, KL to the stage-1 policy and the entropy floor; sums over decisions divided by `scale`.
-
-    `logprobs` and `reference` [n, variants], `rungs` [n] taken, `old` [n] their log-probabilities when sampled, `advantage`
-    [n].
-    """
-    ratio = torch.exp(logprobs.gather(1, rungs.unsqueeze(1)).squeeze(1) - old)
-    clipped = ratio.clamp(1 - recipe.clip, 1 + recipe.clip)
-    gain = torch.minimum(ratio * advantage, clipped * advantage).sum() / scale
-    drift = F.kl_div(reference, logprobs, log_target=True, reduction="batchmean")
-    entropy = -(logprobs.exp() * logprobs).sum(dim=1).mean()
-    return recipe.anchor * drift - gain + F.relu(recipe.entropy_floor - entropy)
+    pairs: list[tuple[int, int]]
+    deciding: int
 
 
 def train_grpo(
@@ -112,107 +63,141 @@ def train_grpo(
     recipe: GrpoRecipe,
     *,
     sampler: Path,
+    screened: ScreenedTasks | None = None,
     checkpoint: Path | None = None,
-) -> list[dict[str, float]]:
-    """Train the router's network in place, sampling decisions around its thresholds.
+) -> tuple[EncoderRouter, list[dict[str, float]]]:
+    """Train the router's network in place, sampling decisions around its thresholds; the router around the last ones.
 
-    `pool` plays; `job` says on which split and from which task on, and how long episodes may be. Before each iteration the
-    router is saved to `sampler`, where workers read it. `reference_steps` is the mean number of steps of an all-high episode.
-    Returns the curve, a row an iteration: reward, success, share spent, groups in all and without variance, loss. With a
-    `checkpoint` file each iteration is kept there, and a training that was stopped goes on with the next one; ConfigError when
-    the file is of another recipe, DataError when it is damaged.
+    `pool` plays; `job` says on which split and from which task on, within which hard budget, and how long episodes may be; with
+    `screened` tasks its count and start do not matter. Before each iteration the router is saved to `sampler`, where workers
+    read it. `reference_steps` is the mean number of steps of an all-high episode.
+
+    The curve comes with it, a row an iteration: reward, success and share spent (of all tasks, by the weight of those that were
+    played), the price then, success on the deciding tasks, groups or flips in all and those that told something, updates so
+    far, loss. With a `checkpoint` file each iteration is kept there, and a training that was stopped goes on with the next one.
+    Raises ConfigError when the file is of another recipe, and for credit by decision on a ladder of more than two, DataError
+    when the file is damaged.
     """
-    network, variants, thresholds = router.network, router.variants, router.thresholds
+    if recipe.credit == "decision" and len(router.variants) > 2:
+        raise ConfigError("credit by decision plays the other of two variants; on a longer ladder set grpo.credit to episode")
+    network, first = router.network, router.thresholds
     # It remembers texts: the same tasks are played again and again.
     reader = TextReader(router.reader.tokenizer, failures=router.failures)
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
+    within = None if job.limit is None else (router.variants, job.limit)
+
+    def read(episode: Episode) -> Trajectory:
+        return read_episode(reader, episode, router.variants[-1], within)
+
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.0)
     scale = recipe.tasks * recipe.group * reference_steps
     curve = resume(checkpoint, network, frozen, optimizer, recipe) if checkpoint and checkpoint.exists() else []
-    for iteration in tqdm(range(len(curve), recipe.iterations), desc="GRPO", unit="iteration"):
-        router.save(sampler)
-        seeds = tuple((recipe.seed * 1_000_003 + iteration) * recipe.group + g for g in range(recipe.group))
-        first = job.start + iteration * recipe.tasks
-        group_job = replace(job, router=str(sampler), start=first, count=recipe.tasks, seeds=seeds, sample=True)
-        (episodes,) = pool.play([group_job])
-        samples, groups, skipped = learnable(episodes, reader, variants, reference_steps, recipe)
-        loss = learn(network, frozen, optimizer, samples, thresholds, scale, recipe) if samples else 0.0
-        row = {
-            "iteration": iteration + 1.0,
-            "reward": float(rewards(episodes, variants, reference_steps, recipe).mean()),
-            "success": float(np.mean([e.success for e in episodes])),
-            "share": float(np.mean([spent(e, variants) for e in episodes])),
-            "groups": float(groups),
-            "skipped": float(skipped),
-            "loss": loss,
-        }
-        curve.append(row)
-        if checkpoint:
-            keep(checkpoint, network, frozen, optimizer, recipe, curve)
-    return curve
-
-
-def learnable(
-    episodes: Sequence[Episode], reader: TextReader, variants: Sequence[str], reference_steps: float, recipe: GrpoRecipe
-) -> tuple[list[SampledEpisode], int, int]:
-    """What can be learnt from, the number of groups, and how many of them were skipped: rewards alike teach nothing.
-
-    Episodes that broke are left out: their outcome is not the router's doing.
-    """
-    groups: dict[str, list[Episode]] = defaultdict(list)
-    for episode in episodes:
-        if episode.failure is None:
-            groups[episode.task_id].append(episode)
-    samples: list[SampledEpisode] = []
-    skipped = 0
-    for group in groups.values():
-        values = rewards(group, variants, reference_steps, recipe)
-        if np.ptp(values) < 1e-9:
-            skipped += 1
-            continue
-        for episode, advantage in zip(group, advantages(values, recipe.normalise), strict=True):
-            rungs = [variants.index(s.decision.variant) for s in episode.steps]
-            chances = [s.decision.propensity for s in episode.steps]
-            samples.append(SampledEpisode(read_episode(reader, episode, variants[-1]), rungs, chances, float(advantage)))
-    return samples, len(groups), skipped
-
-
-def learn(
-    network: EncoderNetwork,
-    frozen: EncoderNetwork,
-    optimizer: torch.optim.Optimizer,
-    samples: Sequence[SampledEpisode],
-    thresholds: Sequence[float],
-    scale: float,
-    recipe: GrpoRecipe,
-    chunk: int = 32,
-) -> float:
-    """`passes` updates from the same samples, gradients accumulated over chunks of episodes; returns the mean loss."""
-    ordered = sorted(samples, key=lambda s: len(s.trajectory.tokens))
-    chunks = [ordered[i : i + chunk] for i in range(0, len(ordered), chunk)]
-    network.train()
-    number = partial(torch.tensor, device=network.device)
-    total = 0.0
-    for _ in range(recipe.passes):
-        optimizer.zero_grad(set_to_none=True)
-        for rows in chunks:
-            scores, _ = trajectory_logits(network, [s.trajectory for s in rows])
-            with torch.no_grad():
-                before, _ = trajectory_logits(frozen, [s.trajectory for s in rows])
-            loss = policy_loss(
-                rung_logprobs(scores, thresholds),
-                rung_logprobs(before, thresholds),
-                number([r for s in rows for r in s.rungs]),
-                number([p for s in rows for p in s.propensities]).log(),
-                number([s.advantage for s in rows for _ in s.rungs]),
-                scale / len(chunks),
-                recipe,
+    if curve:
+        router = router.with_options(threshold=thresholds_of(curve[-1], len(first)))
+    with tqdm(total=recipe.iterations, initial=len(curve), desc="GRPO", unit="iteration") as bar:
+        for iteration in range(len(curve), recipe.iterations):
+            router.save(sampler)
+            drawn = draw_tasks(job, screened, recipe, iteration)
+            sampling = replace(job, router=str(sampler), sample=True)
+            (episodes,) = pool.play([replace(sampling, replays=tuple(Replay(*pair) for pair in drawn.pairs))])
+            weights = _weights(episodes, drawn, screened)
+            if recipe.credit == "episode":
+                worth, cost = margin_of_groups(episodes, router.variants, reference_steps, recipe, weights)
+                price = neutral_price([*curve, {"worth": worth, "cost": cost}], recipe)
+                samples, tried, alike = credit_episodes(
+                    episodes, read, router.variants, reference_steps, recipe, price, weights
+                )
+                telling = tried - alike
+            else:
+                flips = [choose_flip(episode, router.variants, recipe.seed) for episode in episodes]
+                chosen = [(e, pair, flip) for e, pair, flip in zip(episodes, drawn.pairs, flips, strict=True) if flip]
+                again = tuple(Replay(*pair, flip.step, flip.variant) for _, pair, flip in chosen)
+                others = pool.play([replace(sampling, replays=again)])[0] if again else []
+                pairs = known_flips([(e, flip, other) for (e, _, flip), other in zip(chosen, others, strict=True)])
+                worth, cost = margin_of_flips(pairs, router.variants, reference_steps, recipe, weights)
+                price = neutral_price([*curve, {"worth": worth, "cost": cost}], recipe)
+                samples = credit_decisions(pairs, read, router.variants, reference_steps, recipe, price, weights)
+                tried, telling = len(pairs), sum(e.success != other.success for e, _, other in pairs)
+            loss = learn(network, frozen, optimizer, samples, router.thresholds, scale, recipe, first=first) if samples else 0.0
+            parts = np.array([weights[e.task_id] for e in episodes])
+            parts /= parts.sum()
+            deciding = episodes[: drawn.deciding] or episodes
+            if recipe.target is not None:
+                router = router.with_options(threshold=recentred(router.thresholds, episodes, parts, recipe.target))
+            curve.append(
+                {
+                    "iteration": iteration + 1.0,
+                    "updates": (iteration + 1.0) * recipe.passes,
+                    "reward": float(parts @ rewards(episodes, router.variants, reference_steps, recipe, price)),
+                    "success": float(parts @ [e.success for e in episodes]),
+                    "deciding": float(np.mean([e.success for e in deciding])),
+                    "share": float(parts @ [spent(e, router.variants) for e in episodes]),
+                    "price": price,
+                    "worth": worth,
+                    "cost": cost,
+                    "tried": float(tried),
+                    "telling": float(telling),
+                    "loss": loss,
+                }
+                | {f"threshold {rung}": value for rung, value in enumerate(router.thresholds)}
             )
-            torch.autograd.backward(loss / len(chunks))
-            total += loss.item() / len(chunks)
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-    return total / recipe.passes
+            bar.update()
+            bar.set_postfix({name: f"{curve[-1][name]:.3f}" for name in ("success", "deciding", "share", "price")})
+            if checkpoint:
+                keep(checkpoint, network, frozen, optimizer, recipe, curve)
+    return router, curve
+
+
+def draw_tasks(job: Job, screened: ScreenedTasks | None, recipe: GrpoRecipe, iteration: int) -> Drawn:
+    """The episodes of an iteration: a group of each task, all with seeds that no other iteration uses."""
+    seeds = [(recipe.seed * 1_000_003 + iteration) * recipe.group + g for g in range(recipe.group)]
+    if screened is None:
+        first = job.start + iteration * recipe.tasks
+        return Drawn([(index, seed) for index in range(first, first + recipe.tasks) for seed in seeds], 0)
+    deciding, others = screened.draw(iteration, recipe.tasks, recipe.seed)
+    return Drawn([(index, seed) for index in (*deciding, *others) for seed in seeds], len(deciding) * recipe.group)
+
+
+def neutral_price(rows: Sequence[Mapping[str, float]], recipe: GrpoRecipe) -> float:
+    """The price at which it pays neither to spend a little more nor a little less, from the margins of the iterations so far,
+    the newest counting most. Without a target it is the recipe's.
+
+    At this price an update moves spending from where it is worth less to where it is worth more; how much is spent in all, the
+    thresholds see to.
+    """
+    if recipe.target is None:
+        return recipe.price
+    fading = recipe.memory ** np.arange(len(rows))[::-1]
+    worth, cost = (float(fading @ [row[key] for row in rows]) for key in ("worth", "cost"))
+    return min(DEAREST, max(0.0, worth / cost)) if cost > 0 else 0.0
+
+
+def recentred(thresholds: Sequence[float], episodes: Sequence[Episode], parts: Floats, target: float) -> tuple[float, ...]:
+    """The thresholds, all moved by as much as makes decisions like those of `episodes` spend `target`; `parts` are the
+    episodes' weights. Of an episode each decision counts for its part of the steps: K is a mean over episodes.
+    """
+    scored = [
+        (s.decision.score, part / len(e.steps))
+        for e, part in zip(episodes, parts, strict=True)
+        for s in e.steps
+        if s.decision.score is not None
+    ]
+    above = np.array([score for score, _ in scored])[:, None] - np.array(thresholds)
+    return tuple(t + recentre(above.ravel(), target, np.repeat([w for _, w in scored], len(thresholds))) for t in thresholds)
+
+
+def thresholds_of(row: Mapping[str, float], count: int) -> tuple[float, ...]:
+    """The thresholds after an iteration, from its row of the curve."""
+    return tuple(row[f"threshold {rung}"] for rung in range(count))
+
+
+def _weights(episodes: Sequence[Episode], drawn: Drawn, screened: ScreenedTasks | None) -> dict[str, float]:
+    """How much each task counts, by id: as many as it stands for, where a deciding one counts 1."""
+    found = dict.fromkeys((e.task_id for e in episodes), 1.0)
+    if screened is not None:
+        weight = screened.weight(drawn.deciding, len(episodes) - drawn.deciding)
+        found |= dict.fromkeys((e.task_id for e in episodes[drawn.deciding :]), weight)
+    return found
 
 
 def keep(

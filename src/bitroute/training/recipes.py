@@ -22,18 +22,33 @@ class SupervisedRecipe:
 
 @dataclass(frozen=True, slots=True)
 class GrpoRecipe:
-    """Stage 2, GRPO (training/grpo.py)."""
+    """Stage 2, GRPO (training/grpo.py). The paper's own form: `PAPER`."""
 
-    iterations: int = 30
+    iterations: int = 60
     tasks: int = 16  # per iteration
-    group: int = 8  # G
-    price: float = 0.15  # lambda: what a whole all-high episode costs, in successes
+    group: int = 4  # G
+    screen: int = 1200  # tasks played by low and, where it loses, by high, to find those that teach; 0: fresh ones, unseen
+    credit: Literal["decision", "episode"] = "decision"  # who is credited: one decision, played both ways, or all alike
+    target: float | None = 0.1  # share of high steps that is kept, at the price that it then has; None: the price stays
+    price: float = 0.15  # lambda: what a whole all-high episode costs, in successes; without a target
+    memory: float = 0.9  # of earlier iterations, in the price that is measured with a target
     rate: float = 5e-4
     clip: float = 0.2
     anchor: float = 0.02  # weight of KL(policy || stage-1 policy) per decision
     entropy_floor: float = 0.1  # nats per decision; below it, entropy is rewarded
-    passes: int = 2  # over the episodes of an iteration
+    passes: int = 4  # updates from the episodes of an iteration
     normalise: bool = False  # divide advantages by the group's deviation (the paper's form)
     cost_on_success: bool = False  # charge cost only where the task succeeded
     outcome: Literal["success", "score"] = "success"  # what of an episode is rewarded: yes or no, or its graded score
     seed: int = 0
+
+
+PAPER = GrpoRecipe(
+    iterations=30,
+    group=8,
+    screen=0,
+    credit="episode",
+    target=None,
+    passes=2,
+    normalise=True,
+)

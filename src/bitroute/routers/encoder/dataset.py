@@ -7,7 +7,7 @@ at a time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from bitroute.episode import Episode
 from bitroute.nn.decoder import causal
 from bitroute.nn.tokenizer import ASSISTANT, END, USER, TurnTokenizer
+from bitroute.routers.budgeted import budget_left
 from bitroute.routers.encoder.network import EncoderNetwork, signal_features
 from bitroute.routers.features import FeatureState, features
 from bitroute.routers.views import views_of
@@ -73,15 +74,23 @@ def trajectory_logits(network: EncoderNetwork, batch: Sequence[Trajectory]) -> t
     return network.score(hidden[index[:, 0], index[:, 1]], signals, features), hidden
 
 
-def read_episode(reader: TextReader, episode: Episode, high: str) -> Trajectory:
-    """The tokens that a router would have read by the episode's last decision, and its last action."""
+def read_episode(
+    reader: TextReader, episode: Episode, high: str, within: tuple[Sequence[str], float] | None = None
+) -> Trajectory:
+    """The tokens that a router would have read by the episode's last decision, and its last action.
+
+    `within` is the hard budget that it was played in, a ladder and the steps at its highest variant, if any.
+    """
     tokens: list[int] = []
     decisions: list[int] = []
     signals: list[list[float]] = []
     rows: list[list[float]] = []
     actions: list[int] = []
     state = FeatureState()
-    for step, view in zip(episode.steps, views_of(episode), strict=True):
+    views = views_of(episode)
+    if within is not None:
+        views = [replace(view, budget_left=budget_left(view.variants, *within)) for view in views]
+    for step, view in zip(episode.steps, views, strict=True):
         tokens += reader.message(step.message)
         decisions.append(len(tokens) - 1)
         signals.append(signal_features(view, high))
