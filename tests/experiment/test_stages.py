@@ -83,8 +83,12 @@ def test_every_stage_leaves_its_files(run: Path) -> None:
     ):
         assert json.loads((run / name).read_text()), name
     for name in LEARNED:
-        assert json.loads((run / f"{name}.json").read_text()), name
+        # A model of random weights wins nothing, so no screened task is decided by precision, and stage 2 has nothing to learn.
+        assert bool(json.loads((run / f"{name}.json").read_text())) == name.startswith("kl-st"), name
         assert (run / "routers" / name / "network.safetensors").stat().st_size > 1000
+    effects = json.loads((run / "effects-0.json").read_text())
+    assert effects | {"helped": 0, "hurt": 0, "effect": 0.0} == effects and effects["states"] == 12
+    assert json.loads((run / "screened-0.json").read_text()) == {"deciding": [], "others": [16, 17, 18, 19]}
     for name in ("signals-0", "oracle-0", "dmr-0", "dmr+probe-0"):
         assert set(json.loads((run / "thresholds" / f"{name}@0.3.json").read_text())) == {"threshold", "share", "trials"}
     for router in ("signals-0.json", "dmr-0", "dmr+probe-0"):
