@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitroute.engines.constraint import Trie
+from bitroute.engines.decoding import normalised
 from bitroute.engines.engine import C, CacheMode, Engine, Generation, Sampling
 from bitroute.episode import Sensitivity
 
@@ -25,8 +26,7 @@ def divergence(high: npt.ArrayLike, low: npt.ArrayLike) -> float:
 
     An outcome that is impossible at high counts nothing; one that is impossible at low alone makes it infinite.
     """
-    p, q = np.asarray(high, dtype=np.float64), np.asarray(low, dtype=np.float64)
-    p, q = p - np.logaddexp.reduce(p), q - np.logaddexp.reduce(q)
+    p, q = (normalised(np.asarray(logprobs, dtype=np.float64)) for logprobs in (high, low))
     possible = p > -np.inf
     return max(0.0, float(np.exp(p[possible]) @ (p[possible] - q[possible])))
 
