@@ -79,8 +79,8 @@ class Decoding:
         self.done = token == self.end_token or len(self.tokens) - self.prompt >= self.sampling.max_tokens
 
 
-def normalised(logprobs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def normalised(logprobs: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """Log-probabilities that sum to one, of some that do not. (`np.logaddexp.reduce` takes a hundred times as long.)"""
     top = logprobs.max()
-    found: npt.NDArray[np.float64] = logprobs - (top + np.log(np.exp(logprobs - top).sum()))
+    found: npt.NDArray[np.floating] = logprobs - (top + np.log(np.exp(logprobs - top).sum()))
     return found
