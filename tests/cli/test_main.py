@@ -170,7 +170,7 @@ def test_a_missing_extra_is_one_line_that_says_how_to_install_it(
     assert list(tmp_path.iterdir()) == []
 
 
-NOWHERE = "model nowhere: no such directory, nor one of the bundled models alfworld-agent, alfworld-router, "
+NOWHERE = "model nowhere: no such directory, nor one of the bundled models alfworld-agent, alfworld-agent-goals, "
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from bitroute.envs.pretrained import is_adapter
 from bitroute.envs.suite import Suite
 from bitroute.errors import DataError
 
-NAMES = ["alfworld-agent", "alfworld-router", "alfworld-router-trained", "smollm2-agent"]
+NAMES = ["alfworld-agent", "alfworld-agent-goals", "alfworld-router", "alfworld-router-trained", "smollm2-agent"]
 
 
 @dataclass

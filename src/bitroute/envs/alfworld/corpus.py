@@ -60,7 +60,8 @@ def expert_source(
     """Endless noisy expert episodes: fresh tasks of `lm-train`, and every now and then one of the `official` training games.
 
     Tasks have one to `goals` goals, n of them with a probability in proportion to 1 / n, so that each number gets about as many
-    tokens; the `official` games, which have one, stand among those of one goal.
+    tokens; the `official` games, which have one, stand among those of one goal. Strays are n^2 times rarer: each costs more
+    steps where the expert walks round, and an episode should fit into what is learned from.
     """
     numbers = range(1, goals + 1)
 
@@ -69,6 +70,7 @@ def expert_source(
         number = chance.choices(numbers, [1 / n for n in numbers])[0] if goals > 1 else 1
         published = official and number == 1 and chance.random() < PUBLISHED_SHARE
         task = chance.choice(official) if published else splits.task("lm-train", index, number)
-        return weigh(agent, demonstrate(task, seed=index, noise=lesson.noise(chance), refused=lesson.refused), lesson)
+        noise = lesson.noise(chance) / number**2
+        return weigh(agent, demonstrate(task, seed=index, noise=noise, refused=lesson.refused), lesson)
 
     return sequence

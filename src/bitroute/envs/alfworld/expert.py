@@ -8,8 +8,9 @@ because a small model shall learn them by imitation:
 - a target in sight is taken; else the one seen last is fetched; else exploring goes on;
 - a held target is treated, then put on the first listed place of the goal's type (of two, the second: where the first lies);
 - a held object of another type is put down here if possible, else where it came from;
-- of several goals whichever has a target in sight is worked on; exploring goes by all of them, whichever are reached already;
-  what is to be looked at under a lamp is left alone until everything else is done, for it must be in hand at the end.
+- of several goals whichever has a target in sight is worked on; what is to be looked at under a lamp is left alone until all
+  else is done, for it must be in hand at the end; exploring goes round the places in one order, whichever goals are reached,
+  and goes on where the hands were empty last: it takes no memory.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from bitroute.envs.alfworld.simulator.stock import STOCK
 from bitroute.episode import Observation
 from bitroute.errors import DataError
 
+_ARRIVED = re.compile(r"You arrive at (\w+ \d+)\.")
 _LISTED = re.compile(r"\ba (\w+ \d+)")
 _SHOWN = re.compile(r"(?:On the (\w+ \d+), you see|The (\w+ \d+) is open\. In it, you see) ([^.]*)\.")
 _TAKEN = re.compile(r"You pick up the (\w+ \d+) from the (\w+ \d+)\.")
@@ -59,10 +61,13 @@ class Expert:
         self._refused: set[str] = set()  # types of places that did not take it
         self._treated: dict[str, set[str]] = {verb: set() for verb in _APPLIANCES}  # by verb: what was treated and still is
         self._common_order = self._order_for_all()
+        self._left_off: str | None = None  # the place that was last come to with empty hands
 
     def observe(self, action: str, observation: Observation) -> None:
         """Learn from what `action` was answered with; only the answer counts, so any player's action will do."""
         text = observation.text
+        if self._held is None and (arrived := _ARRIVED.match(text)):
+            self._left_off = arrived[1]
         if shown := _SHOWN.search(text):
             name = shown[1] or shown[2]
             self._contents.pop(name, None)
@@ -120,7 +125,7 @@ class Expert:
         return [name for name in self._receptacles if kind_of(name) == goal.parent]
 
     def _fetch(self, wanted: list[SpokenGoal], commands: frozenset[str]) -> str:
-        """Take a target in sight, else go to where one was seen last, else explore."""
+        """Take a target in sight, else go to where one was seen last, else explore; of several goals, else walk on."""
         finished = {goal.target: self._destination(goal) if goal.kind is TaskKind.TWO else None for goal in wanted}
         known = [
             (name, thing)
@@ -132,10 +137,24 @@ class Expert:
             for name, thing in known:
                 if kind_of(thing) == goal.target and (take := f"take {thing} from {name}") in commands:
                     return take
+        if len(self._goals) > 1:
+            return self._walk_on(commands)
         for name, _ in known:
             if not _is_here(name, commands) or f"open {name}" in commands:
                 return _approach(name, commands)
-        return self._explore(self._order(wanted[0]) if len(self._goals) == 1 else self._common_order, commands)
+        return self._explore(self._order(wanted[0]), commands)
+
+    def _walk_on(self, commands: frozenset[str]) -> str:
+        """Back to where the hands were empty last, else open it, else to the place after it, round and round."""
+        if self._left_off is None:
+            return _approach(self._common_order[0], commands)
+        if not _is_here(self._left_off, commands) or f"open {self._left_off}" in commands:
+            return _approach(self._left_off, commands)
+        number = self._common_order.index(self._left_off)
+        for name in (*self._common_order[number + 1 :], *self._common_order[:number]):
+            if not _is_here(name, commands):
+                return _approach(name, commands)
+        return "look"
 
     def _treat(self, goal: SpokenGoal, verb: str, held: str, commands: frozenset[str]) -> str:
         appliances = [name for name in self._receptacles if kind_of(name) == _APPLIANCES[verb]]
