@@ -29,6 +29,7 @@ from bitroute.envs.models import find_model
 from bitroute.envs.registry import load_suite
 from bitroute.episode import Observation
 from bitroute.errors import ConfigError, DataError
+from bitroute.nn.checkpoint import read_config
 from bitroute.nn.tokenizer import Tokenizer
 from support.alfworld_rules import RULES
 
@@ -334,3 +335,9 @@ def test_suites_by_name(name: str, goals: int, steps: int) -> None:
     if goals > 1:
         with pytest.raises(ConfigError, match=r"unknown split 'official-valid_seen'; want lm-train, .*unseen$"):
             suite.task("official-valid_seen", 0)
+
+
+def test_episodes_to_the_last_step_fit_into_the_bundled_models() -> None:
+    """A lost game of three goals lasts 90 steps, of up to 60 tokens each."""
+    for name in ("alfworld-agent-goals", "alfworld-router"):
+        assert read_config(find_model(name)).max_position_embeddings >= 90 * 60
