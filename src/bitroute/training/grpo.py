@@ -25,7 +25,8 @@ from tqdm import tqdm
 from bitroute.episode import Episode
 from bitroute.errors import ConfigError, DataError
 from bitroute.rollout.workers import Job, Replay, Workers
-from bitroute.routers.encoder.dataset import TextReader, Trajectory, read_episode
+from bitroute.routers.budgeted import EXHAUSTED
+from bitroute.routers.encoder.dataset import TextReader, Trajectory, read_episode, trajectory_logits
 from bitroute.routers.encoder.network import EncoderNetwork, unique
 from bitroute.routers.encoder.router import EncoderRouter
 from bitroute.routers.features import Floats
@@ -86,9 +87,6 @@ def train_grpo(
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
     within = None if job.limit is None else (router.variants, job.limit)
 
-    def read(episode: Episode) -> Trajectory:
-        return read_episode(reader, episode, router.variants[-1], within)
-
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.0)
     scale = recipe.tasks * recipe.group * reference_steps
     curve = resume(checkpoint, network, frozen, optimizer, recipe) if checkpoint and checkpoint.exists() else []
@@ -101,6 +99,11 @@ def train_grpo(
             sampling = replace(job, router=str(sampler), sample=True)
             (episodes,) = pool.play([replace(sampling, replays=tuple(Replay(*pair) for pair in drawn.pairs))])
             weights = _weights(episodes, drawn, screened)
+            trajectories = {id(e): read_episode(reader, e, router.variants[-1], within) for e in episodes if e.steps}
+
+            def read(episode: Episode, known: Mapping[int, Trajectory] = trajectories) -> Trajectory:
+                return known[id(episode)]
+
             if recipe.credit == "episode":
                 worth, cost = margin_of_groups(episodes, router.variants, reference_steps, recipe, weights)
                 price = neutral_price([*curve, {"worth": worth, "cost": cost}], recipe)
@@ -122,8 +125,9 @@ def train_grpo(
             parts = np.array([weights[e.task_id] for e in episodes])
             parts /= parts.sum()
             deciding = episodes[: drawn.deciding] or episodes
-            if recipe.target is not None:
-                router = router.with_options(threshold=recentred(router.thresholds, episodes, parts, recipe.target))
+            if recipe.target is not None:  # as the network scores them now
+                scores = rescored(network, [trajectories.get(id(e)) for e in episodes])
+                router = router.with_options(threshold=recentred(router.thresholds, episodes, scores, parts, recipe.target))
             curve.append(
                 {
                     "iteration": iteration + 1.0,
@@ -172,18 +176,30 @@ def neutral_price(rows: Sequence[Mapping[str, float]], recipe: GrpoRecipe) -> fl
     return min(DEAREST, max(0.0, worth / cost)) if cost > 0 else 0.0
 
 
-def recentred(thresholds: Sequence[float], episodes: Sequence[Episode], parts: Floats, target: float) -> tuple[float, ...]:
-    """The thresholds, all moved by as much as makes decisions like those of `episodes` spend `target`; `parts` are the
-    episodes' weights. Of an episode each decision counts for its part of the steps: K is a mean over episodes.
+@torch.inference_mode()
+def rescored(network: EncoderNetwork, trajectories: Sequence[Trajectory | None]) -> list[list[float]]:
+    """The scores of each trajectory's decisions; none of an episode that has no steps."""
+    network.eval()
+    return [[] if t is None else trajectory_logits(network, [t])[0].tolist() for t in trajectories]
+
+
+def recentred(
+    thresholds: Sequence[float], episodes: Sequence[Episode], scores: Sequence[Sequence[float]], parts: Floats, target: float
+) -> tuple[float, ...]:
+    """The thresholds, all moved by as much as makes decisions with these `scores` spend `target`; `parts` are the episodes'
+    weights. Of an episode each decision counts for its part of the steps, since K is a mean over episodes; one that a hard
+    budget took spends nothing wherever the thresholds are.
     """
-    scored = [
-        (s.decision.score, part / len(e.steps))
-        for e, part in zip(episodes, parts, strict=True)
-        for s in e.steps
-        if s.decision.score is not None
+    rows = [
+        (score, part / len(episode.steps), step.decision.reason != EXHAUSTED)
+        for episode, row, part in zip(episodes, scores, parts, strict=True)
+        for step, score in zip(episode.steps, row, strict=True)
     ]
-    above = np.array([score for score, _ in scored])[:, None] - np.array(thresholds)
-    return tuple(t + recentre(above.ravel(), target, np.repeat([w for _, w in scored], len(thresholds))) for t in thresholds)
+    open_ = [(score, weight) for score, weight, free in rows if free]
+    wanted = target * sum(weight for _, weight, _ in rows) / sum(weight for _, weight in open_)
+    above = np.array([score for score, _ in open_])[:, None] - np.array(thresholds)
+    moved = recentre(above.ravel(), min(wanted, 0.99), np.repeat([weight for _, weight in open_], len(thresholds)))
+    return tuple(threshold + moved for threshold in thresholds)
 
 
 def thresholds_of(row: Mapping[str, float], count: int) -> tuple[float, ...]:
