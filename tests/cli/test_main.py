@@ -96,7 +96,20 @@ def test_help_teaches_every_option_by_example(run: Run, words: tuple[str, ...]) 
 
 
 def test_commands_follow_the_flow(run: Run) -> None:
-    flow = ["quantize", "play", "sensitivity", "train", "evaluate", "report", "demo", "serve", "keys", "export", "estimate"]
+    flow = [
+        "quantize",
+        "profile",
+        "play",
+        "sensitivity",
+        "train",
+        "evaluate",
+        "report",
+        "demo",
+        "serve",
+        "keys",
+        "export",
+        "estimate",
+    ]
     listed = run("--help")[1].partition("Commands:\n")[2].split("\n\n")[0].splitlines()
     assert [line.split()[0] for line in listed] == flow
     assert set(typer.main.get_command(app).commands) == set(flow)  # type: ignore[attr-defined]

@@ -103,7 +103,7 @@ def serve(
     for another budget, or a variant by its name). What neither a flag nor the file sets may be an environment variable, such as
     BITROUTE_SERVER__PORT.
     """
-    need("gateway", *(("torch", "serve-demo", "smollm2") if demo else ()))
+    need("gateway", *(("torch", "serve-demo") if demo else ()))
     from bitroute.gateway.core.config import GatewayConfig, Source, toml_file  # noqa: PLC0415
     from bitroute.gateway.core.environment import environment  # noqa: PLC0415
     from bitroute.gateway.http.process import log_to_stderr  # noqa: PLC0415

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from bitroute.cli.options import Device, Dtype, Model, SuiteName, examples
-from bitroute.engines.registry import make_variants
 from bitroute.envs.models import find_model, model_name
 from bitroute.envs.registry import DEFAULT, load_suite
 
@@ -101,6 +100,7 @@ def profile(
     """
     chosen = load_suite(suite)
     source = find_model(model, chosen)
+    from bitroute.engines.registry import make_variants  # noqa: PLC0415
     from bitroute.engines.spec import EngineSpec  # noqa: PLC0415
     from bitroute.evaluation.tables import align  # noqa: PLC0415
     from bitroute.experiment.costs import LLAMA, profile_engine, profile_llama  # noqa: PLC0415

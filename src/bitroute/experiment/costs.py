@@ -154,5 +154,5 @@ def row_ladder(run: Experiment, row: PolicyRow) -> tuple[str, ...]:
 
 def labelled_episodes(run: Experiment) -> Iterable[Episode]:
     """Some of the episodes that the run labelled."""
-    path = min((run.path / "traces").glob("seed-*/labels-1-0.jsonl"))
+    path = min((run.path / "traces").glob("seed-*/labels-1-*.jsonl"))
     return [episode for _, episode in zip(range(TIMED), read_traces(path), strict=False)]
