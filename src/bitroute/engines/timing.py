@@ -29,15 +29,13 @@ class PlannedCall:
     decode: int
 
 
-CONTEXTS: Final = (0, 256, 1024)
+CONTEXTS: Final = (0, 256, 768)
 # A step of an episode, and a catch-up after steps at another variant; short actions and long ones.
 PLAN: Final = tuple(
     PlannedCall(cached, prefill, decode)
-    for cached, (prefill, decode) in product(
-        CONTEXTS, ((1, 0), (8, 0), (32, 0), (64, 0), (128, 0), (256, 0), (16, 4), (64, 8), (1, 16))
-    )
+    for cached, (prefill, decode) in product(CONTEXTS, ((1, 0), (32, 0), (128, 0), (48, 6), (1, 12)))
 )
-REPEATS: Final = 5
+REPEATS: Final = 3
 
 
 def time_calls(

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from bitroute.cost import CostModel, Rates, TimedCall
 from bitroute.engines.registry import load_engine
 from bitroute.engines.spec import EngineSpec
-from bitroute.engines.timing import PLAN, time_engine
+from bitroute.engines.timing import PLAN, REPEATS, time_engine
 from bitroute.envs.models import bundled_models, find_model
 from bitroute.episode import Episode
 from bitroute.errors import CapabilityError, ConfigError
@@ -75,7 +75,7 @@ def profile_name(engine: str) -> str:
     return f"cost-{engine}.json"
 
 
-def profile_engine(spec: EngineSpec) -> CostModel:
+def profile_engine(spec: EngineSpec, repeats: int = REPEATS) -> CostModel:
     """Time an engine, one context at a time on one thread: processor time on a CPU, which other work does not lengthen."""
     device = pick_device(spec.device)
     threads = torch.get_num_threads()
@@ -84,20 +84,20 @@ def profile_engine(spec: EngineSpec) -> CostModel:
         words = Tokenizer.load(spec.model)
         end = words.end if isinstance(words, TurnTokenizer) else words.vocab_size - 1  # any token may end what is timed
         engine = load_engine(spec, end)
-        timed = time_engine(engine, clock=time.process_time if device.type == "cpu" else time.perf_counter)
+        timed = time_engine(engine, repeats=repeats, clock=time.process_time if device.type == "cpu" else time.perf_counter)
         fitted = CostModel.fit(_shown(timed, len(PLAN) * len(engine.ladder)))
     finally:
         torch.set_num_threads(threads)
     return fitted.model_copy(update={"engine": spec.kind, "measured": _measured(spec.model)})
 
 
-def profile_llama(model: Path, schemes: Sequence[str], folder: Path) -> CostModel:
+def profile_llama(model: Path, schemes: Sequence[str], folder: Path, repeats: int = REPEATS) -> CostModel:
     """Time llama.cpp's types of a checkpoint, the float16 one besides; their files are written into `folder`."""
     from bitroute.engines.llama_timing import time_llama  # noqa: PLC0415  (its packages are an extra)
     from bitroute.quantization.gguf import export_gguf  # noqa: PLC0415
 
     words, names = Tokenizer.load(model).vocab_size, [*schemes, TOP]
-    timed = (call for name in names for call in time_llama(export_gguf(model, name, folder), name, words))
+    timed = (call for name in names for call in time_llama(export_gguf(model, name, folder), name, words, repeats=repeats))
     fitted = CostModel.fit(_shown(timed, len(PLAN) * len(names)))
     return fitted.model_copy(update={"engine": LLAMA, "measured": _measured(model)})
 
