@@ -60,7 +60,7 @@ def test_from_labels_to_the_report(model: Path, tmp_path: Path, capsys: pytest.C
     (evaluation,) = report["evaluations"]
     rows = {row["policy"]: row for row in evaluation["policies"] if row["kind"] == "all"}
     assert evaluation["environment"] == "Toy" and report["meta"]["title"] == "bitroute on Toy"
-    assert set(rows) == {"all-high", "all-low", "random@0.4", "signals@0.4", "oracle@0.4", "dmr@0.4"}
+    assert set(rows) == {"all-high", "all-low", "all-w2g32-gptq", "random@0.4", "signals@0.4", "oracle@0.4", "dmr@0.4"}
     assert {row["n"] for row in rows.values()} == {32}
     assert rows["all-high"]["success"] >= rows["all-low"]["success"]
     episodes = list(read_traces(out / "traces" / "performance" / "all-high-0.jsonl"))
@@ -90,7 +90,7 @@ def test_play_and_sensitivity_take_the_suites_splits(
 @pytest.mark.parametrize(
     ("suite", "message"),
     [
-        ("nowhere", "unknown suite 'nowhere'; want one of alfworld, or module:attribute"),
+        ("nowhere", "unknown suite 'nowhere'; want one of alfworld, alfworld-2, alfworld-3, or module:attribute"),
         ("support.nowhere:Suite", "suite 'support.nowhere:Suite' cannot be imported (ModuleNotFoundError: No module"),
         ("support.toy_suite:Nothing", "suite 'support.toy_suite:Nothing' cannot be imported (AttributeError: module"),
     ],

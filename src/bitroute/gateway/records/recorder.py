@@ -19,9 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bitroute.cost import CostModel
 from bitroute.episode import Usage
-from bitroute.errors import CapabilityError
 from bitroute.gateway.core.config import RecordsConfig
-from bitroute.gateway.core.values import Call, Caller, Outcome, RoutingDecision, StepContext, Tokens
+from bitroute.gateway.core.values import Call, Caller, Outcome, RoutingDecision, StepContext
 from bitroute.gateway.records.restoring import SessionProbe, restore
 from bitroute.gateway.records.step import EpisodeRecord, StepRecord
 from bitroute.gateway.records.tables import episodes, open_database
@@ -145,8 +144,9 @@ class Recorder:
     def _cost(self, outcome: Outcome) -> float:
         if outcome.variant is None or outcome.answer is None:
             return 0.0
-        tokens = outcome.tokens or Tokens()
-        try:
-            return self.cost.cost([Usage(outcome.variant, tokens.prefill, tokens.cached, tokens.decode)])
-        except CapabilityError:
+        rates = self.cost.variants.get(outcome.variant)
+        if rates is None:
             return 0.0
+        if (tokens := outcome.tokens) is None:
+            return rates.call  # the upstream did not count
+        return rates.cost(Usage(outcome.variant, tokens.prefill, tokens.cached, tokens.decode))
