@@ -73,9 +73,7 @@ def test_the_reference_agents_tokens_are_those_of_its_own_agent() -> None:
     assert ours.vocab_size == own.tokenizer.vocab_size
     for task, _ in zip(tasks("validation"), range(5), strict=False):
         episode = demonstrate(task, seed=0, noise=0.2)
-        told = [
-            own.message(episode.observations[0], observation) for observation in episode.observations[: len(episode.actions)]
-        ]
+        told = [own.message(episode.observations[: number + 1]) for number in range(len(episode.actions))]
         kept = 0
         for number, step in enumerate(ours.steps(told, episode.actions)):
             assert step.kept == kept
@@ -133,4 +131,4 @@ def test_admissible_commands_are_a_trie_of_their_completions(name: str) -> None:
     for command in commands:
         assert len(list(trie.walk(ours.completion(command)))) == len(ours.completion(command))
     assert ours.constraint(commands) is trie
-    assert ours.message(Observation("opening"), Observation("seen")) == "seen"
+    assert ours.message([Observation("opening"), Observation("seen")]) == "seen"

@@ -35,7 +35,7 @@ def agent() -> LineAgent:
 
 def test_an_episode_reads_like_a_terminal(agent: LineAgent) -> None:
     seen = Observation("Here you see a mug 2.\nGoal: desk put mug")
-    message = agent.message(seen, seen)
+    message = agent.message([seen])
     assert message == seen.text
     tokens = [*agent.prompt(message, first=True), *agent.completion(ACTIONS[1]), *agent.prompt("Nothing.", first=False)]
     assert agent.tokenizer.decode(tokens) == "Here a mug 2.\nGoal: desk put mug\n> -> desk 1\nNothing.\n>"

@@ -212,8 +212,8 @@ def test_log_probabilities_are_those_of_the_torch_engine(served: tuple[str, Deco
     episode = demonstrate(splits.task("validation", 1), seed=0, noise=0.1)
     tokens: list[int] = []
     differences = []
-    for observation, action in zip(episode.observations, episode.actions, strict=True):
-        tokens += agent.prompt(agent.message(episode.observations[0], observation), first=not tokens)
+    for number, action in enumerate(episode.actions):
+        tokens += agent.prompt(agent.message(episode.observations[: number + 1]), first=not tokens)
         answer = ask(f"{url}/completion", {"prompt": tokens, "n_predict": 1, "n_probs": 10, "temperature": 0})
         with torch.no_grad():
             logprobs = sequence_logits(network, torch.tensor([tokens]))[0, -1].log_softmax(-1)
@@ -267,7 +267,7 @@ def test_text_is_tokenized_and_histories_are_rendered_as_in_training(served: tup
     url, _, _ = served
     agent = AlfworldAgent(Tokenizer.load(MODEL))
     episode = demonstrate(splits.task("validation", 2), seed=0, noise=0.1)
-    messages = agent.messages(episode.observations[0], episode.observations, episode.actions[:-1])
+    messages = agent.messages(episode.observations, episode.actions[:-1])
     trained: list[int] = []
     for message in messages:
         text = message.content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -76,7 +77,8 @@ def test_a_message_of_one_line_has_no_goal() -> None:
     [
         ("A room.\nYour task: put the pen away.\nGoal: put pen", True),
         ("Goal: put pen", True),  # an opening of one line may be the goal itself
-        ("A room.\nGoal: put cup", False),
+        ("A room.\nGoal: put cup, put pen", True),  # a part of it is done
+        ("A room.\nAim: put pen", False),
         ("A room.\nMy Goal: put pen", False),  # the whole line must be the same
         ("Goal: put pen\nA room.", False),
     ],
@@ -85,6 +87,20 @@ def test_a_last_line_is_the_goal_where_the_opening_ends_with_it(opening: str, re
     found = named(View((opening, "You see a pen 1.\nGoal: put pen"), ("look",)))
     assert found["goal word in message"] == float(reminded)
     assert found["words in message"] == pytest.approx((5 if reminded else 8) / 50)
+
+
+def test_progress_is_the_part_of_the_goal_that_is_gone_and_how_long_nothing_of_it_went() -> None:
+    seen = (
+        "A room.\nGoal: desk pen, bed cup",
+        "Pen.\nGoal: bed cup, desk pen",
+        "Done.\nGoal: bed cup",
+        "A bed.\nGoal: bed cup",
+    )
+    found = [named(View(seen[:count], ("x",) * (count - 1))) for count in range(1, 5)]
+    assert [f["share of goal left"] for f in found] == [1.0, 1.0, 0.6, 0.6]
+    assert [f["steps since goal changed"] for f in found] == pytest.approx([0.0, math.log(2), 0.0, math.log(2)])
+    silent = named(View(("hello", "there"), ("x",)))
+    assert silent["share of goal left"] == 1.0 and silent["steps since goal changed"] == pytest.approx(math.log(2))
 
 
 def test_the_last_line_of_an_ordinary_message_is_text() -> None:

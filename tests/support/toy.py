@@ -79,10 +79,10 @@ class ToyEnvironment:
 class ToyAgent:
     """Words are tokens; every message is the screen and a line with the goal."""
 
-    def message(self, opening: Observation, observation: Observation) -> str:
-        if "dark" in observation.text:
+    def message(self, observations: Sequence[Observation]) -> str:
+        if "dark" in observations[-1].text:
             raise ValueError("nothing to read")
-        return f"{observation.text}\ngoal win"
+        return f"{observations[-1].text}\ngoal win"
 
     def prompt(self, message: str, *, first: bool) -> list[int]:
         return [USER, *(WORDS.index(word) for word in message.split()), ASSISTANT]

@@ -6,7 +6,7 @@ suite's own demonstrations and rounded to two bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,8 +53,8 @@ class SilentToySuite:
     def environment(self) -> ToyEnvironment:
         return ToyEnvironment()
 
-    def message(self, opening: Observation, observation: Observation) -> str:
-        return f"{observation.text}\ngoal win"
+    def message(self, observations: Sequence[Observation]) -> str:
+        return f"{observations[-1].text}\ngoal win"
 
     def agent(self, tokenizer: Tokenizer) -> Agent:
         return TextAgent(tokenizer, self.message)
@@ -71,7 +71,7 @@ class ToySuite(SilentToySuite):
             tokens: list[int] = []
             weights: list[float] = []
             for number, screen in enumerate(self.task("words", seed * 100_000 + index).screens):
-                prompt = agent.prompt(self.message(Observation(screen), Observation(screen)), first=number == 0)
+                prompt = agent.prompt(self.message([Observation(screen)]), first=number == 0)
                 action = agent.completion(f"press {screen.split()[1]}")
                 tokens += prompt + action
                 weights += [0.0] * len(prompt) + [1.0] * len(action)

@@ -14,8 +14,8 @@ class Agent(Protocol):
 
     end: int  # the token that ends an action
 
-    def message(self, opening: Observation, observation: Observation) -> str:
-        """The user message for `observation`; `opening` is the episode's first observation (it contains the goal)."""
+    def message(self, observations: Sequence[Observation]) -> str:
+        """The user message for the last of an episode's `observations`; the first is the opening, which contains the goal."""
         ...
 
     def prompt(self, message: str, *, first: bool) -> list[int]:

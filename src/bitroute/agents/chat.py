@@ -39,9 +39,9 @@ class ChatAgent:
         """Number of token ids."""
         return self.template.vocab_size
 
-    def message(self, opening: Observation, observation: Observation) -> str:
-        """The observation's text: the goal stands in the chat's first message, which the model still reads."""
-        return observation.text
+    def message(self, observations: Sequence[Observation]) -> str:
+        """The newest observation's text: the goal stands in the chat's first message, which the model still reads."""
+        return observations[-1].text
 
     def prompt(self, message: str, *, first: bool) -> list[int]:
         """Token ids of a user's message, from the end of the previous answer (or the chat's beginning) to the next answer.

@@ -51,9 +51,9 @@ class LineAgent:
         self._completion = lru_cache(maxsize=65536)(self._encode_completion)
         self._trie = lru_cache(maxsize=8192)(self._build_trie)
 
-    def message(self, opening: Observation, observation: Observation) -> str:
-        """The observation's text; a suite may add to it."""
-        return observation.text
+    def message(self, observations: Sequence[Observation]) -> str:
+        """The newest observation's text; a suite may add to it."""
+        return observations[-1].text
 
     def prompt(self, message: str, *, first: bool) -> list[int]:
         """Token ids of a message and of the line's beginning that asks for an action. `first` changes nothing."""

@@ -18,8 +18,8 @@ from bitroute.nn.tokenizer import ASSISTANT, END, USER, TurnTokenizer
 class TextAgent:
     """The reference format for one tokenizer, with a suite's messages. Stateless but for caches."""
 
-    def __init__(self, tokenizer: TurnTokenizer, message: Callable[[Observation, Observation], str]) -> None:
-        """`message` is the suite's: the user message for an observation, given the episode's opening."""
+    def __init__(self, tokenizer: TurnTokenizer, message: Callable[[Sequence[Observation]], str]) -> None:
+        """`message` is the suite's: the user message for the last of an episode's observations."""
         self.tokenizer = tokenizer
         self.message = message
         self.end = tokenizer.end
@@ -47,14 +47,14 @@ class TextAgent:
         """The trie of the completions of `admissible`. It is shared between calls: read it, do not change it."""
         return self._trie(tuple(admissible))
 
-    def messages(self, opening: Observation, observations: Sequence[Observation], actions: Sequence[str]) -> list[Message]:
+    def messages(self, observations: Sequence[Observation], actions: Sequence[str]) -> list[Message]:
         """An episode as chat messages: `observations[t]` (the first is the opening) was answered with `actions[t]`.
 
         One observation more than actions gives a history that ends with a user message.
         """
         turns: list[Message] = []
-        for number, observation in enumerate(observations):
-            turns.append(Message("user", self.message(opening, observation)))
+        for number in range(len(observations)):
+            turns.append(Message("user", self.message(observations[: number + 1])))
             if number < len(actions):
                 turns.append(Message("assistant", actions[number]))
         return turns

@@ -6,7 +6,7 @@ A suite's module is imported wherever its name is used, so it leaves torch and o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -80,8 +80,8 @@ class Suite(Protocol):
         """An environment that plays the suite's tasks."""
         ...
 
-    def message(self, opening: Observation, observation: Observation) -> str:
-        """The user message for `observation`; `opening` is the episode's first observation (it contains the goal)."""
+    def message(self, observations: Sequence[Observation]) -> str:
+        """The user message for the last of an episode's `observations`; the first is the opening, which contains the goal."""
         ...
 
     def agent(self, tokenizer: Tokenizer) -> Agent:

@@ -63,19 +63,20 @@ class SuiteClient:
         What goes wrong at the endpoint ends the episode and is told in `failure`; nothing is raised.
         """
         environment = self.suite.environment()
-        opening = observation = environment.reset(task)
+        observations = [environment.reset(task)]
         history: list[ChatCompletionMessageParam] = []
         answers: list[StepAnswer] = []
         success, done = False, False
         try:
             while not done and len(answers) < self.max_steps:
-                message = self.suite.message(opening, observation)
+                message = self.suite.message(observations)
                 history.append({"role": "user", "content": message})
-                answer = await self._ask(message, history, session, observation.admissible)
+                answer = await self._ask(message, history, session, observations[-1].admissible)
                 answers.append(answer)
                 history.append({"role": "assistant", "content": answer.action})
                 transition = environment.step(answer.action)
-                observation, done = transition.observation, transition.done
+                observations.append(transition.observation)
+                done = transition.done
                 success = success or transition.success
             await self._report(answers, success)
         except OpenAIError as error:

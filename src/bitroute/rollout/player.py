@@ -42,8 +42,7 @@ class Running:
     task: Task
     seed: int
     environment: Environment[Any]
-    opening: Observation
-    observation: Observation
+    observations: list[Observation]
     context: Any
     memory: Any  # the router's state
     view: View
@@ -106,20 +105,18 @@ class Player:
     def start(self, task: Task, seed: int, forced: Forced | None = None) -> Running:
         """Reset an environment to `task`; nothing is generated yet. A task that cannot be started is returned as failed."""
         environment = self.environment()
-        nothing = Observation("")
         running = Running(
             task,
             seed,
             environment,
-            nothing,
-            nothing,
+            [],
             self.engine.open(draw_seed(task, seed)),
             self.router.begin(draw_seed(task, seed)),
             View(messages=()),
             forced=forced,
         )
         try:
-            running.opening = running.observation = environment.reset(task)
+            running.observations.append(environment.reset(task))
         except BitrouteError:
             raise
         except Exception as error:  # a broken environment is data about one episode, not the end of the run
@@ -142,6 +139,7 @@ class Player:
             environment=cast("Environment[Any]", running.environment.copy()),
             context=self.engine.fork(running.context),
             memory=self.router.begin(draw_seed(running.task, running.seed)),
+            observations=list(running.observations),
             steps=list(running.steps),
             forced=None if forced is None else Forced(len(running.steps), forced),
             read=dict(running.read),
@@ -178,7 +176,7 @@ class Player:
 
     def _tries(self, runnings: Sequence[Running]) -> list[Trie | None]:
         """What each next action is limited to."""
-        admissible = [r.observation.admissible if self.constrained else () for r in runnings]
+        admissible = [r.observations[-1].admissible if self.constrained else () for r in runnings]
         return [self.agent.constraint(commands) if commands else None for commands in admissible]
 
     @staticmethod
@@ -300,7 +298,8 @@ class Player:
         except Exception as error:  # as in `start`
             running.fail("environment", error)
         else:
-            reward, running.observation, running.done = transition.reward, transition.observation, transition.done
+            reward, running.done = transition.reward, transition.done
+            running.observations.append(transition.observation)
             running.success = running.success or transition.success
         running.steps.append(
             Step(
@@ -329,7 +328,7 @@ class Player:
     def _tell(self, running: Running) -> None:
         """Give the newest observation to the agent's context and to the view."""
         try:
-            message = self.agent.message(running.opening, running.observation)
+            message = self.agent.message(running.observations)
             prompt = self.agent.prompt(message, first=not running.steps)
         except BitrouteError:
             raise

@@ -2,7 +2,8 @@
 
 They know chat text in general (repetition, failure, new words, overlap with the goal), what past generations revealed, and past
 decisions; nothing of a particular environment. By which phrases an environment refuses an action is told them, and the goal is
-a line that the agent is reminded of: the last one of every message, the opening's included.
+a line that the agent is reminded of: the last one of every message, the opening's included. It may grow shorter as the episode
+goes on.
 """
 
 from __future__ import annotations
@@ -47,11 +48,14 @@ FEATURES: Final = (
     "steps since high",
     "high steps",
     "budget left",
+    "share of goal left",
+    "steps since goal changed",
 )
 REVEALED: Final = frozenset(  # what generating revealed: constant where a server gives no log-probabilities
     {"last entropy", "last margin", "last log-probability", "mean entropy", "mean margin of three", "smallest margin"}
 )
 FAILED: Final = ("error", "invalid", "cannot", "can't", "unknown", "failed")  # in any environment
+_LABEL: Final = re.compile(r"\w+: ")
 _WORD: Final = re.compile(r"\w+")
 READ: Final = 100_000  # characters of a message that are read, its last ones: no message may take seconds
 _WORD_BYTES: Final = 120  # of one word in a set: a short string, and its part of a table two thirds empty
@@ -99,7 +103,8 @@ def features(view: View, high: str, state: FeatureState | None = None, failures:
     of an action that it failed, besides `FAILED`.
     """
     newest = view.messages[-1][-READ:]
-    body, goal = _parts(view, newest)
+    body, goal = _parts(view, len(view.messages) - 1)
+    goals = [sorted(_words(_parts(view, at)[1])) for at in range(len(view.messages))]
     plain = body.lower()
     words, goal_words = _WORD.findall(plain), _words(goal)
     here = set(words)
@@ -141,26 +146,30 @@ def features(view: View, high: str, state: FeatureState | None = None, failures:
             math.log1p(step - 1 - _last(view.variants, high)),
             view.variants.count(high) / 5,
             1.0 if view.budget_left is None else view.budget_left,
+            min(1.0, len(goals[-1]) / len(goals[0])) if goals[0] else 1.0,
+            math.log1p(step - next((at for at in range(step, 0, -1) if goals[at] != goals[at - 1]), 0)),
         ],
         dtype=np.float64,
     )
 
 
-def _parts(view: View, newest: str) -> tuple[str, str]:
-    """The `newest` message without its goal (a beginning of it), and the goal: "" where it states none.
+def _parts(view: View, number: int) -> tuple[str, str]:
+    """Message `number` without its goal (a beginning of it), and the goal: "" where it states none.
 
-    The goal is the last line of several, where the opening ends with the same line: a reminder. What merely stands last in a
-    message is no goal.
+    The goal is the last line of several, where the opening ends with the same line, or with one of the same label (`Goal: `): a
+    reminder. What merely stands last in a message is no goal.
     """
-    body, _, goal = newest.rpartition("\n")
+    message = view.messages[number][-READ:]
+    body, _, goal = message.rpartition("\n")
     if not body:
-        return newest, ""  # one line states no goal of its own
-    if not view.actions:
+        return message, ""  # one line states no goal of its own
+    if not number:
         return body.rpartition("\n")[0] or body, goal  # an opening repeats the goal in its own words
-    opening = view.messages[0]
-    if opening == goal or opening.endswith("\n" + goal):
+    first = view.messages[0].rpartition("\n")[2]
+    label = _LABEL.match(first)
+    if goal == first or (label and goal.startswith(label[0])):
         return body, goal
-    return newest, ""
+    return message, ""
 
 
 def _last(values: Sequence[str], wanted: str) -> int:

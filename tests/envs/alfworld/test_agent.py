@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from bitroute.engines.constraint import Trie
 from bitroute.envs.alfworld.agent import VOCABULARY, AlfworldAgent, train_alfworld_tokenizer, vocabulary
 from bitroute.envs.alfworld.demonstrations import demonstrate
-from bitroute.envs.alfworld.message import reminder
+from bitroute.envs.alfworld.message import message
 from bitroute.envs.alfworld.splits import task
 from bitroute.envs.models import find_model
 from bitroute.episode import Observation
@@ -47,29 +47,30 @@ def agent() -> AlfworldAgent:
     ],
 )
 def test_the_reminder_ends_with_the_target(sentence: str, line: str) -> None:
-    assert reminder(f"You are in a room.\n\nYour task is to: {sentence}") == f"\nGoal: {line}"
+    opening = f"You are in a room.\n\nYour task is to: {sentence}"
+    assert message([Observation(opening)]) == f"{opening}\nGoal: {line}"
 
 
 def test_messages_are_the_observations_with_the_reminder(agent: AlfworldAgent) -> None:
-    assert agent.message(OPENING, OPENING) == (
+    assert agent.message([OPENING]) == (
         "You are in the middle of a room. Looking quickly around you, you see a cabinet 1, a countertop 2, and a countertop 1."
         "\n\nYour task is to: put a clean pan in countertop.\nGoal: countertop clean pan"
     )
-    assert agent.message(OPENING, ARRIVAL) == ARRIVAL.text + "\nGoal: countertop clean pan"
+    assert agent.message([OPENING, ARRIVAL]) == ARRIVAL.text + "\nGoal: countertop clean pan"
 
 
 def test_the_reminder_costs_at_most_eight_tokens(agent: AlfworldAgent) -> None:
-    assert len(agent.tokenizer.encode(reminder(OPENING.text))) == 6
+    told = agent.message([OPENING, ARRIVAL]).removeprefix(ARRIVAL.text)
+    assert len(agent.tokenizer.encode(told)) == 6
 
 
 def test_prompts_and_completions_are_the_chat_templates_tokens(agent: AlfworldAgent) -> None:
     template = AutoTokenizer.from_pretrained(MODEL)
     episode = demonstrate(task("lm-train", 5), seed=1, noise=0.3)
-    opening = episode.observations[0]
     mine: list[int] = []
-    for number, (observation, action) in enumerate(zip(episode.observations, episode.actions, strict=True)):
-        mine += agent.prompt(agent.message(opening, observation), first=number == 0)
-        turns = agent.messages(opening, episode.observations[: number + 1], episode.actions[:number])
+    for number, action in enumerate(episode.actions):
+        mine += agent.prompt(agent.message(episode.observations[: number + 1]), first=number == 0)
+        turns = agent.messages(episode.observations[: number + 1], episode.actions[:number])
         spoken = [{"role": turn.role, "content": turn.content} for turn in turns]
         assert template.apply_chat_template(spoken, add_generation_prompt=True, return_dict=False) == mine
         mine += agent.completion(action)

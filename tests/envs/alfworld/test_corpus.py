@@ -29,7 +29,7 @@ def test_weights_by_hand(agent: AlfworldAgent) -> None:
     )
     episode = Demonstration(task, seen, ("go to desk 1", "look"), ("go to desk 1", "take mug 1 from desk 1"), False)
     sequence = weigh(agent, episode)
-    prompts = [agent.prompt(agent.message(seen[0], o), first=i == 0) for i, o in enumerate(seen)]
+    prompts = [agent.prompt(agent.message(seen[: i + 1]), first=i == 0) for i in range(len(seen))]
     go, look = agent.completion("go to desk 1"), agent.completion("look")
     assert sequence.tokens == [*prompts[0], *go, *prompts[1], *look]
     assert sequence.weights == [
@@ -42,10 +42,9 @@ def test_weights_by_hand(agent: AlfworldAgent) -> None:
 
 def test_an_episode_is_the_chat_that_the_agent_will_have(agent: AlfworldAgent) -> None:
     episode = demonstrate(splits.task("lm-train", 4), seed=4, noise=0.2)
-    opening = episode.observations[0]
     expected = "".join(
-        f"{USER}{agent.message(opening, observation)}{ASSISTANT}{action}{END}"
-        for observation, action in zip(episode.observations, episode.actions, strict=True)
+        f"{USER}{agent.message(episode.observations[: number + 1])}{ASSISTANT}{action}{END}"
+        for number, action in enumerate(episode.actions)
     )
     sequence = weigh(agent, episode)
     assert agent.tokenizer.decode(sequence.tokens) == expected

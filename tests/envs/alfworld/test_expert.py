@@ -9,7 +9,8 @@ from statistics import median
 
 import pytest
 
-from bitroute.envs.alfworld.expert import Expert, kind_of, likely_places
+from bitroute.envs.alfworld.expert import Expert, likely_places
+from bitroute.envs.alfworld.notes import kind_of
 from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
 from bitroute.envs.alfworld.simulator.game import AlfworldTask, TaskKind
 from bitroute.envs.alfworld.simulator.load import load_split

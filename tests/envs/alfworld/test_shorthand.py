@@ -47,11 +47,11 @@ def test_over_whole_games_every_command_comes_back_and_every_object_in_sight_is_
     shown = 0
     for index in range(6):
         episode = demonstrate(task("lm-train", index, goals), seed=0, noise=0.2)
-        for observation in episode.observations:
+        for number, observation in enumerate(episode.observations):
             commands = {SHORT.write(command) for command in observation.admissible}
             assert len(commands) == len(observation.admissible)
             assert {SHORT.read(line) for line in commands} == set(observation.admissible)
-            text = message(episode.observations[0], observation)
+            text = message(episode.observations[: number + 1])
             short = SHORT.message(text)
             assert short.splitlines()[-1] == text.splitlines()[-1]  # the goal
             if "You arrive at" in text:
@@ -66,7 +66,7 @@ def test_the_suite_takes_the_format_for_tokenizers_without_turns_and_routers_rea
     agent = suite.agent(text_tokenizer())
     assert isinstance(agent, AlfworldLineAgent)
     episode = demonstrate(task("lm-train", 1), seed=0, noise=0)
-    opening = episode.observations[0]
-    assert agent.message(opening, opening) == suite.message(opening, opening)
-    prompt = agent.tokenizer.decode(agent.prompt(agent.message(opening, opening), first=True))
+    opening = episode.observations[:1]
+    assert agent.message(opening) == suite.message(opening)
+    prompt = agent.tokenizer.decode(agent.prompt(agent.message(opening), first=True))
     assert prompt.startswith("Room: ") and prompt.endswith("\n>")

@@ -84,7 +84,7 @@ def idle(url: str) -> None:
 
 def test_the_opening_is_what_the_agent_reads_at_the_start_of_a_task() -> None:
     opening = AlfworldEnvironment().reset(task("validation", 0))
-    assert AlfworldAgent(Tokenizer.load(MODEL)).message(opening, opening) == OPENING
+    assert AlfworldAgent(Tokenizer.load(MODEL)).message([opening]) == OPENING
     assert OPENING.startswith("You are in the middle of a room. Looking quickly around you, you see a bed 1, a desk 1,")
     assert OPENING.endswith("Your task is to: put a creditcard in desk.\nGoal: desk put creditcard")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from bitroute.agents.line import LineAgent
@@ -33,9 +33,9 @@ class AlfworldLineAgent(LineAgent):
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__(tokenizer, AlfworldShorthand())
 
-    def message(self, opening: Observation, observation: Observation) -> str:
+    def message(self, observations: Sequence[Observation]) -> str:
         """The suite's message: routers read it in full."""
-        return message(opening, observation)
+        return message(observations)
 
 
 def train_alfworld_tokenizer(texts: Iterable[str]) -> TurnTokenizer:

@@ -41,11 +41,10 @@ PRETRAINED: Final = Lesson(
 
 def weigh(agent: Agent, demonstration: Demonstration, lesson: Lesson = SCRATCH) -> WeightedSequence:
     """The episode as the model will see it; only actions that the expert would have chosen are to be imitated."""
-    opening = demonstration.observations[0]
     tokens: list[int] = []
     weights: list[float] = []
-    for index, (observation, action) in enumerate(zip(demonstration.observations, demonstration.actions, strict=True)):
-        prompt = agent.prompt(agent.message(opening, observation), first=index == 0)
+    for index, action in enumerate(demonstration.actions):
+        prompt = agent.prompt(agent.message(demonstration.observations[: index + 1]), first=index == 0)
         completion = agent.completion(action)
         imitated = [lesson.verb] + [1.0] * (len(completion) - 1)
         tokens += [*prompt, *completion]

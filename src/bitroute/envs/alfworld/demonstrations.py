@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from bitroute.envs.alfworld.expert import Expert, kind_of
+from bitroute.envs.alfworld.expert import Expert
+from bitroute.envs.alfworld.notes import kind_of
 from bitroute.envs.alfworld.simulator.environment import AlfworldEnvironment
 from bitroute.envs.alfworld.simulator.game import AlfworldTask, Game
 from bitroute.episode import Observation

@@ -22,6 +22,7 @@ from functools import cache
 from math import sqrt
 from typing import Final
 
+from bitroute.envs.alfworld.notes import VERBS, Notes, kind_of, shown
 from bitroute.envs.alfworld.simulator.game import TaskKind
 from bitroute.envs.alfworld.simulator.goal import SpokenGoal, goal_sentence, read_goals
 from bitroute.envs.alfworld.simulator.rooms import ALWAYS_OPENABLE, FURNITURE, OFTEN_OPENABLE
@@ -29,17 +30,9 @@ from bitroute.envs.alfworld.simulator.stock import STOCK
 from bitroute.episode import Observation
 from bitroute.errors import DataError
 
-_ARRIVED = re.compile(r"You arrive at (\w+ \d+)\.")
-_LISTED = re.compile(r"\ba (\w+ \d+)")
-_SHOWN = re.compile(r"(?:On the (\w+ \d+), you see|The (\w+ \d+) is open\. In it, you see) ([^.]*)\.")
-_TAKEN = re.compile(r"You pick up the (\w+ \d+) from the (\w+ \d+)\.")
-_MOVED = re.compile(r"You move the (\w+ \d+) to the (\w+ \d+)\.")
-_TREATED = re.compile(r"You (clean|heat|cool) the (\w+ \d+) using the \w+ \d+\.")
-_CARRIED = re.compile(r"You are carrying: a (\w+ \d+)\.")
+_ARRIVED: Final = re.compile(r"You arrive at (\w+ \d+)\.")
 
-_VERBS: Final = {TaskKind.CLEAN: "clean", TaskKind.HEAT: "heat", TaskKind.COOL: "cool"}
 _APPLIANCES: Final = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
-_UNDOES: Final = {"heat": "cool", "cool": "heat"}
 
 
 class Expert:
@@ -53,84 +46,50 @@ class Expert:
         self._goals = read_goals(opening.text)
         if not self._goals:
             raise DataError(f"task sentence {goal_sentence(opening.text)!r}: follows none of ALFWorld's templates")
-        room = opening.text.partition("you see ")[2].partition("\n")[0]
-        self._receptacles: list[str] = _LISTED.findall(room)
-        self._contents: dict[str, list[str]] = {}  # of the receptacles that were looked into, the last seen at the end
-        self._held: str | None = None
-        self._origin: str | None = None  # where the held object was
+        self._notes = Notes(opening.text)
         self._refused: set[str] = set()  # types of places that did not take it
-        self._treated: dict[str, set[str]] = {verb: set() for verb in _APPLIANCES}  # by verb: what was treated and still is
         self._common_order = self._order_for_all()
         self._left_off: str | None = None  # the place that was last come to with empty hands
 
     def observe(self, action: str, observation: Observation) -> None:
         """Learn from what `action` was answered with; only the answer counts, so any player's action will do."""
-        text = observation.text
-        if self._held is None and (arrived := _ARRIVED.match(text)):
+        text, held = observation.text, self._notes.held
+        if held is None and (arrived := _ARRIVED.match(text)):
             self._left_off = arrived[1]
-        if shown := _SHOWN.search(text):
-            name = shown[1] or shown[2]
-            self._contents.pop(name, None)
-            self._contents[name] = _LISTED.findall(shown[3])
-            if self._held and f"move {self._held} to {name}" not in observation.admissible:
-                self._refused.add(kind_of(name))
-        elif taken := _TAKEN.match(text):
-            self._held, self._origin = taken[1], taken[2]
+        self._notes.read(text)
+        if self._notes.held != held:
             self._refused = set()
-            if self._held in self._contents.get(self._origin, ()):
-                self._contents[self._origin].remove(self._held)
-        elif moved := _MOVED.match(text):
-            self._held = None
-            self._contents.setdefault(moved[2], []).append(moved[1])
-        elif treated := _TREATED.match(text):
-            self._treated[treated[1]].add(treated[2])
-            if undone := _UNDOES.get(treated[1]):
-                self._treated[undone].discard(treated[2])
-        elif carried := _CARRIED.match(text):
-            self._held = carried[1]
+        elif held and (name := shown(text)) and f"move {held} to {name}" not in observation.admissible:
+            self._refused.add(kind_of(name))
 
     def act(self, observation: Observation) -> str:
         """The choice in the current state: always one of `observation.admissible`."""
         commands = frozenset(observation.admissible)
         wanted = self._wanted()
-        if self._held is None:
+        if self._notes.held is None:
             return self._fetch(wanted, commands)
-        goal = next((goal for goal in wanted if goal.target == kind_of(self._held or "")), None)
+        goal = next((goal for goal in wanted if goal.target == kind_of(self._notes.held or "")), None)
         if goal is None:
-            return self._put_down(wanted[0], self._held, commands)
-        verb = _VERBS.get(goal.kind)
-        if verb and self._held not in self._treated[verb]:
-            return self._treat(goal, verb, self._held, commands)
+            return self._put_down(wanted[0], self._notes.held, commands)
+        verb = VERBS.get(goal.kind)
+        if verb and self._notes.held not in self._notes.treated[verb]:
+            return self._treat(goal, verb, self._notes.held, commands)
         if goal.kind is TaskKind.LOOK:
             return self._switch_on(goal, commands)
-        return self._place(goal, self._held, commands)
+        return self._place(goal, self._notes.held, commands)
 
     def _wanted(self) -> list[SpokenGoal]:
         """The goals that may be worked on now, the last of the sentence first; never none."""
-        left = [goal for goal in reversed(self._goals) if not self._reached(goal)] or [self._goals[-1]]
+        left = [goal for goal in reversed(self._goals) if not self._notes.reached(goal)] or [self._goals[-1]]
         return [goal for goal in left if goal.kind is not TaskKind.LOOK] or left
-
-    def _reached(self, goal: SpokenGoal) -> bool:
-        """Whether what was read says that the goal holds; of what is to be looked at nothing says so before the game is won."""
-        verb = _VERBS.get(goal.kind)
-        for name in self._parents(goal):
-            there = [thing for thing in self._contents.get(name, ()) if kind_of(thing) == goal.target]
-            if verb:
-                there = [thing for thing in there if thing in self._treated[verb]]
-            if len(there) >= (2 if goal.kind is TaskKind.TWO else 1):
-                return True
-        return False
-
-    def _parents(self, goal: SpokenGoal) -> list[str]:
-        return [name for name in self._receptacles if kind_of(name) == goal.parent]
 
     def _fetch(self, wanted: list[SpokenGoal], commands: frozenset[str]) -> str:
         """Take a target in sight, else go to where one was seen last, else explore; of several goals, else walk on."""
         finished = {goal.target: self._destination(goal) if goal.kind is TaskKind.TWO else None for goal in wanted}
         known = [
             (name, thing)
-            for name in reversed(self._contents)
-            for thing in self._contents[name]
+            for name in reversed(self._notes.contents)
+            for thing in self._notes.contents[name]
             if kind_of(thing) in finished and finished[kind_of(thing)] != name
         ]
         for goal in wanted:
@@ -157,7 +116,7 @@ class Expert:
         return "look"
 
     def _treat(self, goal: SpokenGoal, verb: str, held: str, commands: frozenset[str]) -> str:
-        appliances = [name for name in self._receptacles if kind_of(name) == _APPLIANCES[verb]]
+        appliances = [name for name in self._notes.receptacles if kind_of(name) == _APPLIANCES[verb]]
         for name in appliances:
             if (treat := f"{verb} {held} with {name}") in commands:
                 return treat
@@ -165,7 +124,12 @@ class Expert:
 
     def _switch_on(self, goal: SpokenGoal, commands: frozenset[str]) -> str:
         lamp = goal.lamp or ""
-        known = [(name, thing) for name in reversed(self._contents) for thing in self._contents[name] if kind_of(thing) == lamp]
+        known = [
+            (name, thing)
+            for name in reversed(self._notes.contents)
+            for thing in self._notes.contents[name]
+            if kind_of(thing) == lamp
+        ]
         for _, thing in known:
             if (use := f"use {thing}") in commands:
                 return use
@@ -184,19 +148,19 @@ class Expert:
 
     def _destination(self, goal: SpokenGoal) -> str | None:
         """The place for the target: in a goal of two the place of the goal's type that holds one already, else the first."""
-        parents = self._parents(goal)
+        parents = self._notes.parents(goal)
         if goal.kind is TaskKind.TWO:
             for name in parents:
-                if any(kind_of(thing) == goal.target for thing in self._contents.get(name, ())):
+                if any(kind_of(thing) == goal.target for thing in self._notes.contents.get(name, ())):
                     return name
         return parents[0] if parents else None
 
     def _put_down(self, goal: SpokenGoal, held: str, commands: frozenset[str]) -> str:
         """Here if possible; else where it came from; else wherever such things lie, one type of place after the other."""
-        for name in self._receptacles:
+        for name in self._notes.receptacles:
             if (move := f"move {held} to {name}") in commands:
                 return move
-        first = [self._origin] if self._origin else []
+        first = [self._notes.origin] if self._notes.origin else []
         for name in (*first, *self._order(goal, kind_of(held))):
             if kind_of(name) not in self._refused:
                 return _approach(name, commands)
@@ -205,9 +169,9 @@ class Expert:
     def _explore(self, route: list[str], commands: frozenset[str]) -> str:
         """The first place of the route that was not looked into; when all were, the one whose last look is longest ago."""
         for name in route:
-            if name not in self._contents:
+            if name not in self._notes.contents:
                 return _approach(name, commands)
-        for name in self._contents:
+        for name in self._notes.contents:
             if not _is_here(name, commands):
                 return _approach(name, commands)
         return "look"
@@ -218,7 +182,7 @@ class Expert:
         last = goal.parent if goal.kind in (TaskKind.PLACE, TaskKind.TWO) else None
         rank = {name: number for number, name in enumerate(likely_places(sought or goal.target))}
         return sorted(
-            self._receptacles, key=lambda name: (kind_of(name) == last, rank.get(kind_of(name), len(rank)), kind_of(name))
+            self._notes.receptacles, key=lambda name: (kind_of(name) == last, rank.get(kind_of(name), len(rank)), kind_of(name))
         )
 
     def _order_for_all(self) -> list[str]:
@@ -228,12 +192,7 @@ class Expert:
             own = goal.parent if goal.kind in (TaskKind.PLACE, TaskKind.TWO) else None
             for place, odds in _chances(goal.target).items():
                 chance[place] += odds if place != own else 0.0
-        return sorted(self._receptacles, key=lambda name: (-chance[kind_of(name)], kind_of(name)))
-
-
-def kind_of(name: str) -> str:
-    """The type in a name: `countertop` of `countertop 2`."""
-    return name.partition(" ")[0]
+        return sorted(self._notes.receptacles, key=lambda name: (-chance[kind_of(name)], kind_of(name)))
 
 
 @cache

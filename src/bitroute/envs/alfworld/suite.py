@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -90,9 +90,9 @@ class AlfworldSuite:
         """The native engine."""
         return AlfworldEnvironment()
 
-    def message(self, opening: Observation, observation: Observation) -> str:
-        """The observation's text and a line that recalls the goals."""
-        return message(opening, observation)
+    def message(self, observations: Sequence[Observation]) -> str:
+        """The newest observation's text and a line that recalls the goals."""
+        return message(observations)
 
     def agent(self, tokenizer: Tokenizer) -> AlfworldAgent | AlfworldLineAgent:
         """The reference agent's format for a tokenizer with markers of turns, for any other one lines of text in short."""

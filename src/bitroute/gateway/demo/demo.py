@@ -70,7 +70,7 @@ behind it: {", ".join(f"{variant.name} at {variant.urls[0]}" for variant in conf
 def opening_of(suite: Suite) -> str:
     """How an episode begins, as the model was trained to read it: the first validation task."""
     first = suite.environment().reset(suite.task(split_for(suite, Role.VALIDATION), 0))
-    return suite.message(first, first)
+    return suite.message([first])
 
 
 def example(url: str, opening: str) -> str:

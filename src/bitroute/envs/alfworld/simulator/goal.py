@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from bitroute.envs.alfworld.simulator.game import GOAL_JOINT, TASK_MARK, TaskKind
 
@@ -38,6 +39,7 @@ def goal_sentence(opening: str) -> str:
     return rest.split("\n", 1)[0].strip().removesuffix(".") if mark else ""
 
 
+@lru_cache(maxsize=4096)
 def read_goals(opening: str) -> tuple[SpokenGoal, ...]:
     """The goals of an opening observation in its order; none when a part of the sentence follows no official template."""
     found = [_read(part) for part in goal_sentence(opening).split(GOAL_JOINT)]
