@@ -56,7 +56,7 @@ def choices(config: ExperimentConfig, out: Path, tasks: int) -> None:
         "seeds": config.seeds[:1],
         "splits": {"unseen": tasks},
         "grpo": replace(config.grpo, iterations=0),
-        "ablations": False,
+        "ablations": (),
         "probe": False,
         "baselines": (),
         "beside": (),

@@ -32,5 +32,7 @@ def test_a_seeds_tasks_follow_from_its_number_alone() -> None:
 def test_stage_2_takes_what_its_recipes_play() -> None:
     screened = CONFIG.model_copy(update={"grpo": GrpoRecipe(screen=50)})
     assert len(task_ranges(screened, 1).reinforced) == 50
-    assert len(task_ranges(screened.model_copy(update={"paper": True}), 1).reinforced) == 480  # 30 iterations of 16 fresh tasks
+    assert (
+        len(task_ranges(screened.model_copy(update={"ablations": ("paper",)}), 1).reinforced) == 480
+    )  # 30 iterations of 16 fresh tasks
     assert not task_ranges(CONFIG.model_copy(update={"grpo": GrpoRecipe(iterations=0)}), 1).reinforced

@@ -31,7 +31,7 @@ SMALL = {
     "backbone": None,
     "baselines": ["random", "first-k", "repetition", "verify", "signals", "oracle"],
     "beside": ["w3g64-rtn"],
-    "ablations": False,
+    "ablations": [],
 }
 LEARNED = ("dmr-0", "dmr+probe-0", "kl-st-0", "kl-st+probe-0")
 POLICIES = (

@@ -28,7 +28,7 @@ CONFIG = {
     "grpo": {"iterations": 2, "tasks": 4, "group": 4, "screen": 24, "outcome": "score"},
     "probe": False,
     "baselines": ["random", "signals", "oracle"],
-    "ablations": False,
+    "ablations": [],
 }
 
 

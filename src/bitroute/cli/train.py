@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bitroute.cli.extras import need
-from bitroute.cli.options import Cores, Data, Device, Dtype, Engine, Model, Out, RunPath, SuiteName, examples
+from bitroute.cli.options import Cores, Data, Device, Dtype, Engine, Free, Low, Model, Out, RunPath, SuiteName, examples
 from bitroute.envs.models import find_model
 from bitroute.envs.registry import DEFAULT, load_suite
 from bitroute.errors import ConfigError, DataError
@@ -238,6 +238,8 @@ def demo(
     suite: SuiteName = DEFAULT,
     out: Out = Path("runs/demo"),
     model: Model = None,
+    low: Low = None,
+    free: Free = False,
     tasks: Annotated[
         int, typer.Option(min=1, help="Tasks to compare on; labels and training take theirs in proportion. Fewer say less.")
     ] = 512,
@@ -252,7 +254,7 @@ def demo(
     need("torch", "report")
     from bitroute.experiment.config import demo_config  # noqa: PLC0415
 
-    config = _with_models(demo_config(suite, model, tasks, dtype or "float32"))
+    config = _with_models(demo_config(suite, model, tasks, dtype or "float32", low, free=free))
     from bitroute.experiment.experiment import experiment  # noqa: PLC0415
     from bitroute.experiment.method import run_method  # noqa: PLC0415
 

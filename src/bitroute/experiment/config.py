@@ -40,6 +40,8 @@ Baseline = Literal[
     "oracle",
 ]
 
+Ablation = Literal["kl-st", "grpo", "paper"]
+
 
 def _checked(check: Callable[[str], object]) -> AfterValidator:
     """Lets `check` look at a value; its ConfigError becomes a complaint about the field."""
@@ -167,8 +169,10 @@ class ExperimentConfig(BaseModel):
     )
     probe: bool = Field(True, description="train a second router that also sees the low variant's own next action, at a cost")
     baselines: tuple[Baseline, ...] = Field(get_args(Baseline), description="what the router is compared with")
-    paper: bool = Field(False, description="train and evaluate stage 2 in the paper's own form, too")
-    ablations: bool = Field(True, description="evaluate KL-ST alone and GRPO alone beside both stages")
+    ablations: Annotated[tuple[Ablation, ...], AfterValidator(_distinct)] = Field(
+        ("kl-st", "grpo"),
+        description="what is evaluated beside both stages: each alone, paper: stage 2 in the paper's own form",
+    )
 
     @field_validator("low", "beside")
     @classmethod
@@ -248,9 +252,16 @@ def _sentence(problem: ErrorDetails) -> str:
 
 
 def demo_config(
-    suite: str = DEFAULT, model: Path | None = None, tasks: int = DEMO_TASKS, dtype: Dtype = "float32"
+    suite: str = DEFAULT,
+    model: Path | None = None,
+    tasks: int = DEMO_TASKS,
+    dtype: Dtype = "float32",
+    low: str | None = None,
+    *,
+    free: bool = False,
 ) -> ExperimentConfig:
-    """Sized for minutes on two cores: one seed, one budget, a few hundred tasks, no ablations. `model` None is the suite's.
+    """Sized for minutes on two cores: one seed, one budget, a few hundred tasks, no ablations. `model` and `low` None are the
+    suite's. Raises ConfigError for a scheme that the engine does not know.
 
     `tasks` are evaluated; the stages before take tasks in proportion, and never none.
     """
@@ -258,9 +269,14 @@ def demo_config(
     def share(count: int) -> int:
         return max(1, round(count * tasks / DEMO_TASKS))
 
+    if low is not None:
+        check_scheme("torch", low)
+
     return ExperimentConfig(
         suite=suite,
         model=model or load_suite(suite).defaults.model,
+        low=low or load_suite(suite).defaults.low,
+        free=free,
         dtype=dtype,
         budgets=(0.3,),
         seeds=(0,),
@@ -274,5 +290,5 @@ def demo_config(
         mixes=(1.0,),
         grpo=GrpoRecipe(iterations=8, tasks=max(2, share(8)), screen=share(320)),
         baselines=("random", "repetition", "margin", "signals", "oracle"),
-        ablations=False,
+        ablations=(),
     )

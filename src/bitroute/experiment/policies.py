@@ -137,10 +137,12 @@ def scored(run: Experiment) -> list[PolicyRow]:
     }
     files = {"signals": "signals-{}.json"} if "signals" in run.config.baselines else {}
     learned = [f"dmr{inputs}" for inputs in inputs_of(run)]
-    if run.config.paper:
+    if "paper" in run.config.ablations:
         learned.append("dmr-paper")
-    if run.config.ablations:
-        learned += [*(f"kl-st{inputs}" for inputs in inputs_of(run)), "grpo"]
+    if "kl-st" in run.config.ablations:
+        learned += [f"kl-st{inputs}" for inputs in inputs_of(run)]
+    if "grpo" in run.config.ablations:
+        learned.append("grpo")
     files |= {name: f"{name}-{{}}" for name in learned}
     return [
         PolicyRow(name=name, family=name, router=router, role=role, seed=seed)

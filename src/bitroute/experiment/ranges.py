@@ -27,7 +27,7 @@ class TaskRanges:
 def task_ranges(config: ExperimentConfig, seed: int) -> TaskRanges:
     """The ranges of `seed`. They follow from its number alone: a run with other seeds besides takes the same tasks for it."""
     labels = config.label_tasks
-    played = max(map(reinforced, (config.grpo, PAPER) if config.paper else (config.grpo,)))
+    played = max(map(reinforced, (config.grpo, PAPER) if "paper" in config.ablations else (config.grpo,)))
     train = seed * (2 * labels + played)
     held = seed * (config.holdout_tasks + config.calibration_tasks)
     return TaskRanges(

@@ -55,9 +55,9 @@ def train_seed(run: Experiment, seed: int) -> None:
     train_signals(run, seed, data, tau)
     for inputs in inputs_of(run):
         reinforce(run, f"dmr{inputs}-{seed}", seed, load_trained(run, f"kl-st{inputs}-{seed}"), run.config.grpo)
-    if run.config.paper:
+    if "paper" in run.config.ablations:
         reinforce(run, f"dmr-paper-{seed}", seed, load_trained(run, f"kl-st-{seed}"), PAPER)
-    if run.config.ablations:
+    if "grpo" in run.config.ablations:
         budget = sampled_share(run)
         untrained = as_router(run, new_network(run, seed), math.log((1 - budget) / budget))
         reinforce(run, f"grpo-{seed}", seed, untrained, run.config.grpo)
