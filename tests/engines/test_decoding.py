@@ -8,8 +8,10 @@ import pytest
 from bitroute.engines.constraint import Trie
 from bitroute.engines.decoding import Decoding, normalised
 from bitroute.engines.engine import Sampling
+from bitroute.episode import Usage
 
 WORDS = 5_000
+END = 3
 
 
 def logprobs(seed: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -44,3 +46,20 @@ def test_equals_are_told_apart_by_order_and_leave_no_margin() -> None:
 def test_what_is_normalised_sums_to_one() -> None:
     found = normalised(np.array([-1000.0, -1000.0, -np.inf]))
     assert np.allclose(np.exp(found), [0.5, 0.5, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("draft", "agreed"), [((), 0), ((4, 5, 6, 7), 4), ((4, 5), 2), ((4, 9, 6, 7), 1), ((9, 5, 6, 7), 0), ((4, 5, 6, 9), 3)]
+)
+def test_a_draft_saves_as_many_passes_as_tokens_of_it_are_chosen(draft: tuple[int, ...], agreed: int) -> None:
+    wanted = [4, 5, 6, 7, END]  # whatever the draft, this is what the distributions say
+    rows = np.log(np.full((len(wanted), 12), 0.01, dtype=np.float32))
+    rows[np.arange(len(wanted)), wanted] = np.log(0.89)
+    decoding, passes = Decoding([8, 9], "low", None, Sampling(), seed=0, end_token=END), 1
+    assert decoding.take(2, rows[: len(draft) + 1], draft) == agreed
+    while not decoding.done:
+        decoding.take(1, rows[decoding.made :][:1])
+        passes += 1
+    found = decoding.result()
+    assert (found.tokens, found.usage) == (tuple(wanted), Usage("low", prefill=2, cached=0, decode=4))
+    assert passes == len(wanted) - agreed

@@ -379,3 +379,30 @@ def test_whatever_happens_to_contexts_each_says_what_its_tokens_say(operations: 
                     assert generation.usage.prefill + generation.usage.cached == len(tokens)
         for c in contexts:
             engine.rollback(c, 90)
+
+
+@BOTH_MODES
+def test_drafts_change_no_choice_and_no_count(mode: CacheMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state that comes back has its own answer as a draft; sampled ones of the first round are wrong from some token on."""
+    trie = Trie.of([[5, 6, 7, 8, END], [5, 6, 9, END], [10, 11, END]])
+    passes: list[int] = []
+
+    def play(engine: TorchEngine) -> list[Generation]:
+        found = []
+        logprobs = engine._logprobs
+        monkeypatch.setattr(engine, "_logprobs", lambda *given: passes.append(1) or logprobs(*given))
+        for round_ in range(3):
+            contexts = [context_of(engine, [*prompt(3, seed), *prompt(32, 9 + seed)]) for seed in range(2)]
+            for turn, (variant, allowed) in enumerate((("low", None), ("high", None), ("low", trie))):
+                found += engine.generate(contexts, [variant] * 2, [allowed] * 2, Sampling(0.0 if round_ else 0.7, max_tokens=9))
+                for seed, context in enumerate(contexts):
+                    engine.extend(context, prompt(32, 50 + 2 * turn + seed))
+            passes.append(0)
+        return found
+
+    drafted = play(engine_of(mode))
+    assert passes[-5:] == [0, 1, 1, 1, 0] and sum(passes) > 20  # the third round knows all answers of the second
+    monkeypatch.setattr("bitroute.engines.torch.DRAFTS", 0)
+    plain = play(engine_of(mode))
+    assert [(g.tokens, g.usage) for g in drafted] == [(g.tokens, g.usage) for g in plain]
+    assert np.allclose([g.signals.logprobs[0] for g in drafted], [g.signals.logprobs[0] for g in plain], atol=TOLERANCE)

@@ -6,6 +6,8 @@ are appended without a pass. It knows token ids and log-probabilities, and not w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,7 +17,7 @@ from bitroute.episode import Signals, Usage
 
 
 class Decoding:
-    """Appends an action to `tokens`, a context's, which are not empty. `count` each pass, `choose` after it, until `done`.
+    """Appends an action to `tokens`, a context's, which are not empty. `take` what each pass computed, until `done`.
 
     `trie` limits the action, `end_token` ends it. A sampled token is a function of `seed` and of the tokens before: it depends
     neither on other contexts nor on what was generated before.
@@ -37,6 +39,27 @@ class Decoding:
             self.decode += processed
         else:
             self.prefill = processed
+
+    @property
+    def made(self) -> int:
+        """How many tokens were appended so far."""
+        return len(self.tokens) - self.prompt
+
+    def take(self, processed: int, logprobs: npt.NDArray[np.float32], draft: Sequence[int] = ()) -> int:
+        """Choose after a pass that read `processed` tokens and then a `draft` of what will be chosen: row i of `logprobs`
+        [1 + len(draft), vocabulary] comes after i tokens of the draft, and serves if these were chosen.
+
+        How many of the draft's first tokens were chosen and read on the way to the last choice: as many as would have been read
+        without a draft. What would have been passes counts as passes.
+        """
+        before, read = len(self.tokens), 0
+        while True:
+            self.count(processed)
+            self.choose(logprobs[read])
+            chosen = self.tokens[before:]
+            if self.done or chosen != list(draft[: len(chosen)]):
+                return read
+            processed, read = len(chosen) - read, len(chosen)
 
     def choose(self, logprobs: npt.NDArray[np.float32]) -> None:
         """Pick the next token from raw log-probabilities [vocabulary]; then follow the trie as far as it forces."""
@@ -76,7 +99,7 @@ class Decoding:
         self.tokens.append(token)
         if self.trie is not None:
             self.trie = self.trie.children[token]
-        self.done = token == self.end_token or len(self.tokens) - self.prompt >= self.sampling.max_tokens
+        self.done = token == self.end_token or self.made >= self.sampling.max_tokens
 
 
 def normalised(logprobs: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

@@ -2,7 +2,9 @@
 
 A variant prefills what its cache lacks when it is asked to generate or score, not before, so that an observation and the
 forced tokens of the previous action cost one pass. Under a constraint only choices are decoded: tokens that the trie forces
-are appended and prefilled with what follows.
+are appended and prefilled with what follows. What was once generated after the same last tokens, in whatever episode, is a
+draft: it is read in the pass before, and as far as the choices agree with it they need no pass of their own. They are the
+variant's own choices all the same, and usage is counted as without drafts.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from bitroute.nn.kv_cache import Cache, extend_cached
 from bitroute.nn.product import Product
 
 SHARED = "shared"  # the name of the one cache in CacheMode.SHARED
+WINDOW = 32  # last tokens by which a draft is found: about a message
+DRAFTS = 65_536  # that are kept, of some hundred bytes each
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +69,7 @@ class TorchEngine:
             network = self.networks[name] = FusedDecoder(model, heads.get(model.lm_head.weight.data_ptr()))
             heads[model.lm_head.weight.data_ptr()] = network.head
         self.max_length = self._config.max_position_embeddings
+        self._drafts: dict[int, tuple[int, ...]] = {}
 
     def open(self, seed: int = 0) -> TorchContext:
         """A new, empty context; `seed` is that of its sampled tokens."""
@@ -113,6 +118,8 @@ class TorchEngine:
             (context, Decoding(context.tokens, variant, trie, sampling, seed=context.seed, end_token=self.end_token))
             for context, variant, trie in zip(contexts, variants, constraints, strict=True)
         ]
+        marks = [hash((variant, *context.tokens[-WINDOW:])) for context, variant in zip(contexts, variants, strict=True)]
+        drafts = {id(decoding): self._drafts.get(mark, ()) for (_, decoding), mark in zip(rows, marks, strict=True)}
         active = rows
         while active:
             by_variant: dict[str, list[tuple[TorchContext, Decoding]]] = defaultdict(list)
@@ -120,12 +127,26 @@ class TorchEngine:
                 by_variant[decoding.variant].append((context, decoding))
             for variant, group in by_variant.items():
                 pending = [self._pending(context, variant) for context, _ in group]
-                logprobs = self._logprobs([context for context, _ in group], pending, [1] * len(group), variant)
-                for (_, decoding), new, predicted in zip(group, pending, logprobs, strict=True):
-                    decoding.count(len(new))
-                    decoding.choose(predicted)
+                ahead = [
+                    drafts[id(decoding)][decoding.made : self.max_length - len(context.tokens)] for context, decoding in group
+                ]
+                new = [[*read, *draft[:-1]] for read, draft in zip(pending, ahead, strict=True)]
+                wanted = [max(1, len(draft)) for draft in ahead]
+                logprobs = self._logprobs([context for context, _ in group], new, wanted, variant)
+                for (context, decoding), read, draft, predicted in zip(
+                    group, pending, ahead, np.split(logprobs, np.cumsum(wanted)[:-1]), strict=True
+                ):
+                    before = len(context.tokens)
+                    served = decoding.take(len(read), predicted, draft[:-1])
+                    self._cache(context, variant).truncate(before + served)
             active = [row for row in active if not row[1].done]
-        return [decoding.result() for _, decoding in rows]
+        generations = [decoding.result() for _, decoding in rows]
+        for mark, generation in zip(marks, generations, strict=True):
+            self._drafts.pop(mark, None)
+            self._drafts[mark] = generation.tokens  # the newest stands last
+        while len(self._drafts) > DRAFTS:
+            del self._drafts[next(iter(self._drafts))]
+        return generations
 
     @torch.inference_mode()
     def score(
