@@ -27,7 +27,7 @@ def whole(job: Job = JOB) -> list[Episode]:
 def test_a_job_is_cut_into_shards_in_order() -> None:
     job = Job("unseen", 50, "r", "p", start=7, seeds=(3, 4))
     assert job.pairs()[:3] == [(7, 3), (7, 4), (8, 3)]
-    assert [(s.number, len(s.pairs)) for s in job.shards()] == [(0, SHARD), (1, 100 - SHARD)]
+    assert [(s.number, len(s.pairs)) for s in job.shards()] == [(number, 25) for number in range(4)]
     assert [pair for shard in job.shards() for pair in shard.pairs] == job.pairs()
     assert Job("unseen", 0, "r", "p").shards() == []
 
