@@ -15,11 +15,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -30,6 +29,7 @@ from bitroute.nn.checkpoint import config_json
 from bitroute.nn.decoder import Decoder, DecoderConfig, causal
 from bitroute.nn.weighted import WeightedSequence
 from bitroute.store.files import write_atomic
+from bitroute.training.checkpoint import Checkpoint
 
 VOCABULARY: Final = 768  # tokens of the reference agent
 
@@ -188,6 +188,7 @@ class LanguageModelTraining:
             "muon": torch.optim.Muon(matrices.values(), lr=recipe.muon_rate, weight_decay=0.0),
             "adamw": torch.optim.AdamW(others, lr=recipe.adamw_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
         }
+        self.checkpoint = Checkpoint(directory, self.parameters, self.optimizers)
         self._losses: list[float] = []  # since the last line of the curve
 
     @property
@@ -220,73 +221,28 @@ class LanguageModelTraining:
         return learned
 
     def save(self) -> None:
-        """Write the checkpoint; a kill in between leaves the previous one, for `progress.json` comes last and names the state.
+        """Write the checkpoint and the model. Raises DataError when the disk refuses."""
+        about = {"recipe": asdict(self.recipe), "progress": asdict(self.progress)}
+        self.checkpoint.save(self.progress.steps, about, self._write)
 
-        Raises DataError when the disk refuses.
-        """
-        weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
-        names = {id(parameter): name for name, parameter in self.parameters.items()}
-        state = {f"master.{name}": tensor for name, tensor in weights.items()}
-        for prefix, optimizer in self.optimizers.items():
-            for parameter, values in optimizer.state.items():
-                state |= {f"{prefix}.{key}.{names[id(parameter)]}": torch.as_tensor(value) for key, value in values.items()}
-        current = self._state_path()
-        write_atomic(current, to_bytes({name: tensor.contiguous() for name, tensor in state.items()}))
-        small = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in weights.items()}
+    def restore(self) -> None:
+        """Continue from the checkpoint, where there is one. The token budget and the cool-down may differ, nothing else may."""
+
+        def differing(stored: dict[str, Any]) -> list[str]:
+            recipe = stored["recipe"]
+            return [k for k, v in asdict(self.recipe).items() if k not in ("tokens", "cooldown") and recipe.get(k) != v]
+
+        if (stored := self.checkpoint.restore(differing)) is not None:
+            self.progress = Progress(**stored["progress"])
+
+    def _write(self) -> None:
+        small = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in self.parameters.items()}
         write_atomic(self.directory / "model.safetensors", to_bytes(small, metadata={"format": "pt"}))
         config = config_json(self.model.config, end_token=self.end_token, pad_token=self.pad_token)
         write_atomic(self.directory / "config.json", json.dumps(config, indent=2) + "\n")
-        about = {"recipe": asdict(self.recipe), "progress": asdict(self.progress)}
-        write_atomic(self.directory / "progress.json", json.dumps(about, indent=2) + "\n")
-        for old in self.directory.glob("state-*.safetensors"):
-            if old != current:
-                old.unlink()
-
-    def restore(self) -> None:
-        """Continue from the checkpoint, where there is one. The token budget and the cool-down may differ, nothing else may.
-
-        What `curve.jsonl` tells of the time after the checkpoint is taken back: it will be trained, and told, again.
-        """
-        path = self.directory / "progress.json"
-        if not path.exists():
-            return
-        try:
-            stored = json.loads(path.read_text())
-            recipe = dict(stored["recipe"])
-            self.progress = Progress(**stored["progress"])
-            state = load_file(self._state_path())
-            master = {name: state[f"master.{name}"] for name in self.parameters}
-        except Exception as error:  # JSON, key, type, OS and safetensors errors: each means the same to the user
-            raise DataError(
-                f"{path}: cannot continue from this checkpoint ({error}); remove the directory to start anew"
-            ) from error
-        differing = [k for k, v in asdict(self.recipe).items() if k not in ("tokens", "cooldown") and recipe.get(k) != v]
-        differing += [name for name, tensor in master.items() if tensor.shape != self.parameters[name].shape]
-        if differing:
-            raise ConfigError(
-                f"{path}: was made with another {', '.join(differing)}; choose another directory or the same recipe"
-            )
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(master[name])
-        for key, value in state.items():
-            prefix, _, rest = key.partition(".")
-            if prefix in self.optimizers:
-                field, _, name = rest.partition(".")
-                parameter = self.parameters[name]
-                self.optimizers[prefix].state[parameter][field] = value.to(parameter.device)
-        curve = self.directory / "curve.jsonl"
-        if curve.exists():
-            whole = [line for line in curve.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            write_atomic(curve, "".join(line for line in whole if json.loads(line)["tokens"] <= self.progress.tokens))
-
-    def _state_path(self) -> Path:
-        """The master weights and the optimizers' state of the present step."""
-        return self.directory / f"state-{self.progress.steps}.safetensors"
 
     def _tell(self, factor: float) -> None:
         """Add a line to the curve."""
-        row = {"tokens": self.progress.tokens, "loss": round(float(np.mean(self._losses)), 5), "rate": round(factor, 4)}
-        with (self.directory / "curve.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        loss = round(float(np.mean(self._losses)), 5)
+        self.checkpoint.tell({"tokens": self.progress.tokens, "loss": loss, "rate": round(factor, 4)})
         self._losses.clear()

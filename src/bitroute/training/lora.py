@@ -18,18 +18,16 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 from tqdm import tqdm
 
-from bitroute.errors import ConfigError, DataError
+from bitroute.errors import ConfigError
 from bitroute.nn.adapter import Adapter, AdapterInfo
 from bitroute.nn.decoder import Decoder, packed
 from bitroute.nn.lora import LoraShape, attach
 from bitroute.nn.trimmed_head import TrimmedHead
 from bitroute.nn.weighted import WeightedSequence
-from bitroute.store.files import write_atomic
+from bitroute.training.checkpoint import CURVE, Checkpoint
 
 SAMPLE: Final = 512  # sequences that tell which token ids are in use
 IMITATED: Final = 0.5  # weight from which on a token is the agent's own
@@ -151,6 +149,7 @@ class LoraTraining:
         model.to(dtype)
         self.matrices = attach(model, recipe.shape, recipe.seed)
         self.optimizer = torch.optim.AdamW(self.matrices.values(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=0.0)
+        self.checkpoint = Checkpoint(directory, self.matrices, {"adamw": self.optimizer})
         self.progress = Progress()
         self._seen: list[tuple[float, float, float, float]] = []  # loss, own tokens' sums of loss and hits, how many they are
 
@@ -199,71 +198,32 @@ class LoraTraining:
         return len(batch.tokens)
 
     def save(self) -> None:
-        """Write the checkpoint; a kill in between leaves the previous one, for `progress.json` comes last and names the state.
-
-        Raises DataError when the disk refuses.
-        """
-        weights = {name: matrix.detach() for name, matrix in self.matrices.items()}
-        names = {id(matrix): name for name, matrix in self.matrices.items()}
-        state = {f"master.{name}": tensor for name, tensor in weights.items()}
-        for matrix, values in self.optimizer.state.items():
-            state |= {f"{key}.{names[id(matrix)]}": torch.as_tensor(value) for key, value in values.items()}
-        current = self._state_path()
-        write_atomic(current, to_bytes({name: tensor.contiguous() for name, tensor in state.items()}))
-        progress = asdict(self.progress)
-        training = {"recipe": asdict(self.recipe), "progress": progress, "curve": self._summary()}
-        name, fingerprint = self.base
-        Adapter(AdapterInfo(name, fingerprint, self.recipe.shape, training), weights).save(self.directory)
-        about = {"recipe": asdict(self.recipe), "base": list(self.base), "progress": progress}
-        write_atomic(self.directory / "progress.json", json.dumps(about, indent=2) + "\n")
-        for old in self.directory.glob("state-*.safetensors"):
-            if old != current:
-                old.unlink()
+        """Write the checkpoint and the adapter. Raises DataError when the disk refuses."""
+        about = {"recipe": asdict(self.recipe), "base": list(self.base), "progress": asdict(self.progress)}
+        self.checkpoint.save(self.progress.steps, about, self._write)
 
     def restore(self) -> None:
-        """Continue from the checkpoint, where there is one. Of the recipe, what is VARIABLE may differ, nothing else may.
+        """Continue from the checkpoint, where there is one. Of the recipe, what is VARIABLE may differ, nothing else may."""
 
-        What `curve.jsonl` tells of the time after the checkpoint is taken back: it will be trained, and told, again.
-        """
-        path = self.directory / "progress.json"
-        if not path.exists():
-            return
-        try:
-            stored = json.loads(path.read_text())
-            recipe, base = dict(stored["recipe"]), tuple(stored["base"])
+        def differing(stored: dict[str, Any]) -> list[str]:
+            recipe = stored["recipe"]
+            other = [k for k, v in asdict(self.recipe).items() if k not in VARIABLE and recipe.get(k) != v]
+            return other if tuple(stored["base"]) == self.base else [*other, "base"]
+
+        if (stored := self.checkpoint.restore(differing)) is not None:
             self.progress = Progress(**stored["progress"])
-            state = load_file(self._state_path())
-        except Exception as error:  # JSON, key, type, OS and safetensors errors: each means the same to the user
-            raise DataError(
-                f"{path}: cannot continue from this checkpoint ({error}); remove the directory to start anew"
-            ) from error
-        differing = [k for k, v in asdict(self.recipe).items() if k not in VARIABLE and recipe.get(k) != v]
-        differing += [] if base == self.base else ["base"]
-        if differing:
-            raise ConfigError(
-                f"{path}: was made with another {', '.join(differing)}; choose another directory or the same recipe"
-            )
-        with torch.no_grad():
-            for name, matrix in self.matrices.items():
-                matrix.copy_(state.pop(f"master.{name}"))
-        for key, value in state.items():
-            kind, _, name = key.partition(".")
-            self.optimizer.state[self.matrices[name]][kind] = value.to(self.matrices[name].device) if value.dim() else value
-        curve = self.directory / "curve.jsonl"
-        if curve.exists():
-            whole = [line for line in curve.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            write_atomic(curve, "".join(line for line in whole if json.loads(line)["tokens"] <= self.progress.tokens))
+
+    def _write(self) -> None:
+        training = {"recipe": asdict(self.recipe), "progress": asdict(self.progress), "curve": self._summary()}
+        weights = {name: matrix.detach() for name, matrix in self.matrices.items()}
+        Adapter(AdapterInfo(*self.base, self.recipe.shape, training), weights).save(self.directory)
 
     def _summary(self) -> list[dict[str, float]]:
         """The curve's lines, thinned to about 20."""
-        curve = self.directory / "curve.jsonl"
+        curve = self.directory / CURVE
         lines = curve.read_text().splitlines() if curve.exists() else []
         kept = lines[:: max(1, len(lines) // 20)]
         return [json.loads(line) for line in (kept if not lines or kept[-1] == lines[-1] else [*kept, lines[-1]])]
-
-    def _state_path(self) -> Path:
-        """The adapter in float32 and the optimizer's state of the present step."""
-        return self.directory / f"state-{self.progress.steps}.safetensors"
 
     def _tell(self, factor: float) -> None:
         """Add a line to the curve: the loss, and of the agent's own tokens cross entropy (nats) and hits."""
@@ -276,6 +236,5 @@ class LoraTraining:
             "accuracy": round(hits / max(count, 1), 5),
             "rate": round(factor, 4),
         }
-        with (self.directory / "curve.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        self.checkpoint.tell(row)
         self._seen.clear()
