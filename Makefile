@@ -28,7 +28,7 @@ demo: install
 
 # The same on a real pretrained model, SmolLM2-135M-Instruct: forty times as large, so fewer tasks. GPTQ makes its 2-bit copy first.
 demo-smollm2: install-smollm2
-	$(BIN)/bitroute demo --model smollm2-agent --low w2g64-gptq --free --dtype auto --tasks 64 --out runs/demo-smollm2
+	$(BIN)/bitroute demo --suite alfworld-2 --model smollm2-agent --low w2g64-gptq --free --dtype auto --tasks 32 --out runs/demo-smollm2
 
 serve: install-serve
 	$(BIN)/bitroute serve --demo

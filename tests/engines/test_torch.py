@@ -406,3 +406,15 @@ def test_drafts_change_no_choice_and_no_count(mode: CacheMode, monkeypatch: pyte
     plain = play(engine_of(mode))
     assert [(g.tokens, g.usage) for g in drafted] == [(g.tokens, g.usage) for g in plain]
     assert np.allclose([g.signals.logprobs[0] for g in drafted], [g.signals.logprobs[0] for g in plain], atol=TOLERANCE)
+
+
+def test_a_draft_that_is_wrong_is_read_once_and_none_is_longer_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitroute.engines.torch.LONGEST_DRAFT", 5)
+    engine = engine_of()
+    read: list[int] = []
+    logprobs = engine._logprobs
+    monkeypatch.setattr(engine, "_logprobs", lambda *given: read.append(sum(map(len, given[1]))) or logprobs(*given))
+    for seed in range(2):  # other beginnings, the same end
+        one(engine, context_of(engine, [*prompt(3, seed), *prompt(32, 9)]), "low", limit=12)
+        assert len(read) == 12 and read[1:] == [1] * 11 and read[0] == 35 + 4 * seed
+        read.clear()

@@ -78,6 +78,7 @@ def test_a_message_of_one_line_has_no_goal() -> None:
         ("A room.\nYour task: put the pen away.\nGoal: put pen", True),
         ("Goal: put pen", True),  # an opening of one line may be the goal itself
         ("A room.\nGoal: put cup, put pen", True),  # a part of it is done
+        ("A room.\nGoal: put cup", False),  # what is recalled was never said
         ("A room.\nAim: put pen", False),
         ("A room.\nMy Goal: put pen", False),  # the whole line must be the same
         ("Goal: put pen\nA room.", False),
@@ -99,8 +100,25 @@ def test_progress_is_the_part_of_the_goal_that_is_gone_and_how_long_nothing_of_i
     found = [named(View(seen[:count], ("x",) * (count - 1))) for count in range(1, 5)]
     assert [f["share of goal left"] for f in found] == [1.0, 1.0, 0.6, 0.6]
     assert [f["steps since goal changed"] for f in found] == pytest.approx([0.0, math.log(2), 0.0, math.log(2)])
-    silent = named(View(("hello", "there"), ("x",)))
-    assert silent["share of goal left"] == 1.0 and silent["steps since goal changed"] == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        ("hello", "there", "you"),
+        ("Sort these files.\nBe careful.", "a b\nc", "done"),  # no message recalls what the opening ends with
+        ("Goal: put pen", "A room.\nGoal: put pen", "A bed.\nGoal: put pen"),
+        ("A room.\nGoal: put pen", "output", "A room.\nGoal: put pen"),
+    ],
+)
+def test_without_progress_all_of_the_goal_is_left(told: tuple[str, ...]) -> None:
+    found = named(View(told, ("x", "y")))
+    assert found["share of goal left"] == 1.0 and found["steps since goal changed"] == pytest.approx(math.log(3))
+
+
+def test_an_error_under_the_label_of_an_opening_that_ends_with_an_error_is_no_goal() -> None:
+    found = named(View(("Fix my build:\nmake\nerror: undefined reference", "gcc main.c\nerror: permission denied"), ("make",)))
+    assert found["last action failed"] == 1.0
 
 
 def test_the_last_line_of_an_ordinary_message_is_text() -> None:
@@ -144,7 +162,7 @@ def test_a_trail_reads_each_earlier_message_once(monkeypatch: pytest.MonkeyPatch
     trail, messages = FeatureState(), ("one a", "two b", "three c", "four d")
     for count in (1, 2, 3, 3, 4):
         trail.earlier(messages[:count])
-    assert read == ["one a", "two b", "three c"]
+    assert read == ["one a", "one a", "two b", "three c"]  # the opening as the goal, too
     assert trail.earlier(messages) == {"one", "a", "two", "b", "three", "c"}
 
 

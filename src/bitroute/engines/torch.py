@@ -4,7 +4,7 @@ A variant prefills what its cache lacks when it is asked to generate or score, n
 forced tokens of the previous action cost one pass. Under a constraint only choices are decoded: tokens that the trie forces
 are appended and prefilled with what follows. What was once generated after the same last tokens, in whatever episode, is a
 draft: it is read in the pass before, and as far as the choices agree with it they need no pass of their own. They are the
-variant's own choices all the same, and usage is counted as without drafts.
+variant's own choices all the same, up to the rounding of a pass of another shape, and usage is counted as without drafts.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from bitroute.nn.product import Product
 SHARED = "shared"  # the name of the one cache in CacheMode.SHARED
 WINDOW = 32  # last tokens by which a draft is found: about a message
 DRAFTS = 65_536  # that are kept, of some hundred bytes each
+LONGEST_DRAFT = 32  # tokens of one: what is read ahead in vain costs, too
 
 
 @dataclass(slots=True, eq=False)
@@ -110,8 +111,9 @@ class TorchEngine:
         """Continue each context with its variant up to the end token; the generated tokens become part of the context.
 
         Greedy picks the first of equals. A sampled token is a function of the context's seed and tokens: it depends neither
-        on the rest of the batch nor on what was generated before. Raises CapabilityError for an unknown variant, ConfigError
-        when a context outgrows the model's positions.
+        on the rest of the batch nor on what was generated before, but for near-ties, which rounding decides.
+
+        Raises CapabilityError for an unknown variant, ConfigError when a context outgrows the model's positions.
         """
         self._check(contexts, variants)
         rows = [
@@ -127,8 +129,10 @@ class TorchEngine:
                 by_variant[decoding.variant].append((context, decoding))
             for variant, group in by_variant.items():
                 pending = [self._pending(context, variant) for context, _ in group]
+                rooms = [max(0, self.max_length - len(context.tokens)) for context, _ in group]
                 ahead = [
-                    drafts[id(decoding)][decoding.made : self.max_length - len(context.tokens)] for context, decoding in group
+                    drafts[id(decoding)][decoding.made : decoding.made + room]
+                    for (_, decoding), room in zip(group, rooms, strict=True)
                 ]
                 new = [[*read, *draft[:-1]] for read, draft in zip(pending, ahead, strict=True)]
                 wanted = [max(1, len(draft)) for draft in ahead]
@@ -139,11 +143,13 @@ class TorchEngine:
                     before = len(context.tokens)
                     served = decoding.take(len(read), predicted, draft[:-1])
                     self._cache(context, variant).truncate(before + served)
+                    if tuple(context.tokens[before:]) != draft[: len(context.tokens) - before]:
+                        drafts[id(decoding)] = ()  # it says something else
             active = [row for row in active if not row[1].done]
         generations = [decoding.result() for _, decoding in rows]
         for mark, generation in zip(marks, generations, strict=True):
             self._drafts.pop(mark, None)
-            self._drafts[mark] = generation.tokens  # the newest stands last
+            self._drafts[mark] = generation.tokens[:LONGEST_DRAFT]  # the newest stands last
         while len(self._drafts) > DRAFTS:
             del self._drafts[next(iter(self._drafts))]
         return generations

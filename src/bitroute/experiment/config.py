@@ -165,13 +165,14 @@ class ExperimentConfig(BaseModel):
     )
     use_signals: bool = Field(True, description="give the encoder summaries of past log-probabilities besides the text")
     use_features: bool = Field(
-        True, description="give the encoder the features that a rule would look at (repetition, failure, what is new) as well"
+        True,
+        description="give the encoder the features that a rule would look at (repetition, failure, news, progress) as well",
     )
     probe: bool = Field(True, description="train a second router that also sees the low variant's own next action, at a cost")
     baselines: tuple[Baseline, ...] = Field(get_args(Baseline), description="what the router is compared with")
     ablations: Annotated[tuple[Ablation, ...], AfterValidator(_distinct)] = Field(
         ("kl-st", "grpo"),
-        description="what is evaluated beside both stages: each alone, paper: stage 2 in the paper's own form",
+        description="what is trained and evaluated beside both stages: kl-st and grpo, each alone; paper, its form of stage 2",
     )
 
     @field_validator("low", "beside")
@@ -260,8 +261,9 @@ def demo_config(
     *,
     free: bool = False,
 ) -> ExperimentConfig:
-    """Sized for minutes on two cores: one seed, one budget, a few hundred tasks, no ablations. `model` and `low` None are the
-    suite's. Raises ConfigError for a scheme that the engine does not know.
+    """Sized for minutes on two cores with the suite's model: one seed, one budget, a few hundred tasks, no ablations.
+
+    `model` and `low` None are the suite's. Raises ConfigError for a scheme that the engine does not know.
 
     `tasks` are evaluated; the stages before take tasks in proportion, and never none.
     """

@@ -353,8 +353,8 @@ Start = tuple[Task, int] | tuple[Task, int, Forced | None]  # a task, a seed, an
 def play(player: Player, jobs: Iterable[Start], policy: str, batch: int = 64) -> Iterator[Episode]:
     """Play (task, seed) pairs, `batch` at a time; episodes come in the order in which they end.
 
-    Deterministic: the same jobs, in the same order and batch size, give the same episodes. Contexts are given back, also when
-    the caller stops early. Raises ConfigError when `batch` is not positive.
+    Deterministic with a fresh engine: the same jobs, in the same order and batch size, give the same episodes. Contexts are
+    given back, also when the caller stops early. Raises ConfigError when `batch` is not positive.
     """
     return (episode for _, episode in play_numbered(player, jobs, policy, batch))
 

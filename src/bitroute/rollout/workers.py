@@ -28,8 +28,8 @@ from bitroute.errors import BitrouteError, DataError
 from bitroute.store.traces import TraceWriter, read_traces
 from bitroute.threads import wait_passively
 
-SMALLEST, LARGEST = 16, 256  # pairs of a shard: of 16 at a time a core plays 9 in 10 steps of what it plays of 64; see PARTS
-PARTS = 4  # shards of a job, so that as many cores have something to do; larger shards lose more when killed
+SMALLEST, LARGEST = 16, 256  # pairs of a shard: with 16 a core plays nine tenths of what it plays with 64
+PARTS = 4  # shards of a job, so that up to four cores have something to do; larger shards lose more when killed
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,30 +66,46 @@ def _words(text: str) -> list[str]:
 
 
 class FeatureState:
-    """The words of an episode's messages, kept so that a step need read its newest message alone."""
+    """The words and goals of an episode's messages, kept so that a step need read its newest message alone."""
 
-    __slots__ = ("_newest", "_read", "_words")
+    __slots__ = ("_goals", "_newest", "_read", "_words")
 
     def __init__(self) -> None:
         self._read: list[int] = []  # hashes of the messages whose words these are
         self._words: set[str] = set()
+        self._goals: list[tuple[int, int]] = []  # the goal as it stood at each of them: how many words, and their hash
         self._newest: tuple[int, list[str]] = (0, [])  # hash and words of the message that was read last
 
     @property
     def nbytes(self) -> int:
         """About what this takes of memory."""
-        return _WORD_BYTES * (len(self._words) + len(self._newest[1])) + 40 * len(self._read)
+        return _WORD_BYTES * (len(self._words) + len(self._newest[1])) + 160 * len(self._read)
 
     def earlier(self, messages: Sequence[str]) -> set[str]:
         """The words of all messages but the newest. Messages that continue the last call's cost what is new in them."""
         marks = [hash(message) for message in messages[:-1]]
         if marks[: len(self._read)] != self._read:
-            self._read, self._words = [], set()
+            self._read, self._words, self._goals = [], set(), []
         for index in range(len(self._read), len(marks)):
             known, words = self._newest
             self._words.update(words if marks[index] == known else _words(messages[index][-READ:]))
+            self._goals.append(self._goal(messages, index))
         self._read = marks
         return self._words
+
+    def goals(self, messages: Sequence[str]) -> list[tuple[int, int]]:
+        """The goal as it stood at each message, after `earlier` for the same messages: how many words, and a hash of them
+        whatever their order. A message that recalls no goal leaves it as it stood.
+        """
+        return [*self._goals, self._goal(messages, len(messages) - 1)]
+
+    def _goal(self, messages: Sequence[str], index: int) -> tuple[int, int]:
+        opening = _last_line(messages[0])
+        told = _reminder(opening, messages[index]) if index else opening
+        if index and not told:
+            return self._goals[-1]
+        words = sorted(_words(told))
+        return len(words), hash(tuple(words))
 
     def note(self, newest: str, words: list[str]) -> None:
         """These are the words of the newest message: the next step need not read it again."""
@@ -103,12 +119,12 @@ def features(view: View, high: str, state: FeatureState | None = None, failures:
     of an action that it failed, besides `FAILED`.
     """
     newest = view.messages[-1][-READ:]
-    body, goal = _parts(view, len(view.messages) - 1)
-    goals = [sorted(_words(_parts(view, at)[1])) for at in range(len(view.messages))]
+    body, goal = _parts(view, newest)
     plain = body.lower()
     words, goal_words = _WORD.findall(plain), _words(goal)
     here = set(words)
-    earlier = state.earlier(view.messages) if state is not None else FeatureState().earlier(view.messages)
+    known = FeatureState() if state is None else state
+    earlier, goals = known.earlier(view.messages), known.goals(view.messages)
     if state is not None:
         state.note(view.messages[-1], words + _words(newest[len(body) :]))
     step = len(view.actions)
@@ -146,30 +162,37 @@ def features(view: View, high: str, state: FeatureState | None = None, failures:
             math.log1p(step - 1 - _last(view.variants, high)),
             view.variants.count(high) / 5,
             1.0 if view.budget_left is None else view.budget_left,
-            min(1.0, len(goals[-1]) / len(goals[0])) if goals[0] else 1.0,
+            goals[-1][0] / max(1, goals[0][0]) if len(goals) > 1 else 1.0,
             math.log1p(step - next((at for at in range(step, 0, -1) if goals[at] != goals[at - 1]), 0)),
         ],
         dtype=np.float64,
     )
 
 
-def _parts(view: View, number: int) -> tuple[str, str]:
-    """Message `number` without its goal (a beginning of it), and the goal: "" where it states none.
+def _parts(view: View, newest: str) -> tuple[str, str]:
+    """The `newest` message without its goal (a beginning of it), and the goal: "" where it states none.
 
-    The goal is the last line of several, where the opening ends with the same line, or with one of the same label (`Goal: `): a
-    reminder. What merely stands last in a message is no goal.
+    An opening of several lines states the goal in the last one, and repeats it in its own words in the line before.
     """
-    message = view.messages[number][-READ:]
-    body, _, goal = message.rpartition("\n")
-    if not body:
-        return message, ""  # one line states no goal of its own
-    if not number:
-        return body.rpartition("\n")[0] or body, goal  # an opening repeats the goal in its own words
-    first = view.messages[0].rpartition("\n")[2]
-    label = _LABEL.match(first)
-    if goal == first or (label and goal.startswith(label[0])):
-        return body, goal
-    return message, ""
+    body, _, last = newest.rpartition("\n")
+    if not view.actions and body:
+        return body.rpartition("\n")[0] or body, last
+    goal = _reminder(_last_line(view.messages[0]), newest)
+    return (body, goal) if goal else (newest, "")
+
+
+def _last_line(message: str) -> str:
+    return message[-READ:].rpartition("\n")[2]
+
+
+def _reminder(opening: str, message: str) -> str:
+    """The last line of a message if it recalls the goal: of several lines, and the one with which the `opening` ends, or, under
+    the same label (`Goal: `), a part of its words. What merely stands last in a message is no goal.
+    """
+    body, _, line = message[-READ:].rpartition("\n")
+    label = _LABEL.match(opening)
+    shrunk = label is not None and line.startswith(label[0]) and set(_words(line)) <= set(_words(opening))
+    return line if body and (line == opening or shrunk) else ""
 
 
 def _last(values: Sequence[str], wanted: str) -> int:

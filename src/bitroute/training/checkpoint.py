@@ -7,7 +7,8 @@ before. Knows tensors and files, no model and no data.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -49,41 +50,39 @@ class Checkpoint:
             if old != current:
                 old.unlink()
 
-    def restore(self, differing: Callable[[dict[str, Any]], list[str]]) -> dict[str, Any] | None:
-        """Bring parameters and optimizers to the stored state; what progress.json holds, None where there is none.
+    def restore(self, accept: Callable[[dict[str, Any]], list[str]]) -> None:
+        """Bring parameters and optimizers to the stored state, where there is one.
 
-        `differing` names what of it another training says. Raises ConfigError for these, and for parameters of another shape,
-        DataError when a file is damaged. Lines of the curve behind the checkpoint are taken back: they will be told again.
+        `accept` reads what progress.json holds, and names what of it another training says. Raises ConfigError for these, and
+        for parameters of another shape, DataError when a file is damaged; no weight is changed then. Lines of the curve behind
+        the checkpoint are taken back: they will be told again.
         """
-        path = self.directory / PROGRESS
+        path, curve = self.directory / PROGRESS, self.directory / CURVE
         if not path.exists():
-            return None
-        try:
+            return
+        with _damaged(path):
             stored: dict[str, Any] = json.loads(path.read_text())
-            other = differing(stored)
-            state = load_file(self._state(stored["progress"]["steps"]))
+            other, steps, tokens = accept(stored), stored["progress"]["steps"], stored["progress"]["tokens"]
+        _refuse(path, other)
+        with _damaged(path):
+            state = load_file(self._state(steps))
             master = {name: state.pop(f"master.{name}") for name in self.parameters}
-        except Exception as error:  # JSON, key, type, OS and safetensors errors: each means the same to the user
-            raise DataError(
-                f"{path}: cannot continue from this checkpoint ({error}); remove the directory to start anew"
-            ) from error
-        other = other or [name for name, tensor in master.items() if tensor.shape != self.parameters[name].shape]
-        if other:
-            raise ConfigError(f"{path}: was made with another {', '.join(other)}; choose another directory or the same recipe")
+            moments = []
+            for key, value in state.items():
+                prefix, field, name = key.split(".", 2)
+                moments.append((self.optimizers[prefix], field, self.parameters[name], value))
+            lines = curve.read_text().splitlines(keepends=True) if curve.exists() else []
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["tokens"] <= tokens]
+        _refuse(path, [name for name, tensor in master.items() if tensor.shape != self.parameters[name].shape])
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(master[name])
-        for key, value in state.items():
-            prefix, field, name = key.split(".", 2)
-            parameter = self.parameters[name]
-            # the count of steps stays where AdamW keeps it, on the processor
-            self.optimizers[prefix].state[parameter][field] = value.to(parameter.device) if value.dim() else value
-        curve = self.directory / CURVE
-        if curve.exists():
-            whole = [line for line in curve.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            kept = [line for line in whole if json.loads(line)["tokens"] <= stored["progress"]["tokens"]]
+        for optimizer, field, parameter, value in moments:
+            # AdamW keeps its count of steps, a number, on the processor; a fused one keeps it where the parameter is
+            moves = value.dim() > 0 or bool(optimizer.defaults.get("fused"))
+            optimizer.state[parameter][field] = value.to(parameter.device) if moves else value
+        if lines:
             write_atomic(curve, "".join(kept))
-        return stored
 
     def tell(self, row: Mapping[str, float]) -> None:
         """Add a line to the curve."""
@@ -92,3 +91,19 @@ class Checkpoint:
 
     def _state(self, steps: int) -> Path:
         return self.directory / f"state-{steps}.safetensors"
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """JSON, key, type, OS and safetensors errors all mean the same to the user."""
+    try:
+        yield
+    except Exception as error:
+        raise DataError(
+            f"{path}: cannot continue from this checkpoint ({error}); remove the directory to start anew"
+        ) from error
+
+
+def _refuse(path: Path, other: Sequence[str]) -> None:
+    if other:
+        raise ConfigError(f"{path}: was made with another {', '.join(other)}; choose another directory or the same recipe")

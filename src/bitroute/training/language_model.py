@@ -228,12 +228,11 @@ class LanguageModelTraining:
     def restore(self) -> None:
         """Continue from the checkpoint, where there is one. The token budget and the cool-down may differ, nothing else may."""
 
-        def differing(stored: dict[str, Any]) -> list[str]:
-            recipe = stored["recipe"]
+        def accept(stored: dict[str, Any]) -> list[str]:
+            recipe, self.progress = stored["recipe"], Progress(**stored["progress"])
             return [k for k, v in asdict(self.recipe).items() if k not in ("tokens", "cooldown") and recipe.get(k) != v]
 
-        if (stored := self.checkpoint.restore(differing)) is not None:
-            self.progress = Progress(**stored["progress"])
+        self.checkpoint.restore(accept)
 
     def _write(self) -> None:
         small = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in self.parameters.items()}

@@ -205,13 +205,12 @@ class LoraTraining:
     def restore(self) -> None:
         """Continue from the checkpoint, where there is one. Of the recipe, what is VARIABLE may differ, nothing else may."""
 
-        def differing(stored: dict[str, Any]) -> list[str]:
-            recipe = stored["recipe"]
+        def accept(stored: dict[str, Any]) -> list[str]:
+            recipe, self.progress = stored["recipe"], Progress(**stored["progress"])
             other = [k for k, v in asdict(self.recipe).items() if k not in VARIABLE and recipe.get(k) != v]
             return other if tuple(stored["base"]) == self.base else [*other, "base"]
 
-        if (stored := self.checkpoint.restore(differing)) is not None:
-            self.progress = Progress(**stored["progress"])
+        self.checkpoint.restore(accept)
 
     def _write(self) -> None:
         training = {"recipe": asdict(self.recipe), "progress": asdict(self.progress), "curve": self._summary()}
