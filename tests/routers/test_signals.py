@@ -101,7 +101,7 @@ def test_a_file_that_names_no_phrases_is_read_as_it_was_fitted() -> None:
 def test_a_row_of_an_earlier_version_is_scored_where_its_features_suffice() -> None:
     old = SignalsRouter(model({"step": 2.0}, bias=-0.5))
     assert old.score((0.5, *(0.0,) * 15)) == pytest.approx(0.5)
-    with pytest.raises(DataError, match="a step recorded with 16 features: the router needs 26; record anew"):
+    with pytest.raises(DataError, match=f"a step recorded with 16 features: the router needs {len(FEATURES)}; record anew"):
         SignalsRouter(model({"high steps": 1.0})).score((0.0,) * 16)
 
 
