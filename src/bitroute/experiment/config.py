@@ -166,7 +166,7 @@ class ExperimentConfig(BaseModel):
     use_signals: bool = Field(True, description="give the encoder summaries of past log-probabilities besides the text")
     use_features: bool = Field(
         True,
-        description="give the encoder the features that a rule would look at (repetition, failure, news, progress) as well",
+        description="give the encoder the features that a rule would look at (repetition, failure, novelty, progress) as well",
     )
     probe: bool = Field(True, description="train a second router that also sees the low variant's own next action, at a cost")
     baselines: tuple[Baseline, ...] = Field(get_args(Baseline), description="what the router is compared with")
