@@ -50,7 +50,7 @@ PAIR, TRIO = tuple(LADDER_OF_TWO), tuple(LADDER_OF_THREE)
 TOKENIZER = toy_tokenizer()
 READER = TextReader(TOKENIZER)
 # A fixed price and fresh tasks: what is learned then has an optimum that is known.
-QUICK = GrpoRecipe(iterations=18, tasks=16, group=8, screen=0, credit="episode", target=None, price=0.3, rate=5e-3, passes=2)
+QUICK = GrpoRecipe(iterations=30, tasks=16, group=8, screen=0, credit="episode", target=None, price=0.3, rate=3e-3, passes=2)
 STEPS = 4
 
 
@@ -149,7 +149,7 @@ def test_from_a_random_start_it_learns_to_spend_where_it_must_and_nowhere_else()
     assert success >= 0.95
     assert share == pytest.approx(optimum, abs=0.03)
     assert curve[-1]["reward"] > curve[0]["reward"] + 0.4
-    assert [row["iteration"] for row in curve] == list(range(1, 19))
+    assert [row["iteration"] for row in curve] == list(range(1, 31))
 
 
 @pytest.mark.slow
@@ -165,7 +165,7 @@ def test_a_price_beyond_what_a_step_can_win_buys_nothing() -> None:
 def test_on_a_ladder_of_three_it_learns_each_levels_cheapest_sufficient_rung() -> None:
     # A gap of 4 leaves room for a middle that is sampled three times in four: in a narrow one hard steps hide behind high.
     toy = Toy(TRIO, (-2.0, 2.0), levels=("hard", "brutal"))
-    toy.train(replace(QUICK, iterations=24, price=1.0))
+    toy.train(replace(QUICK, iterations=48, price=1.0))
     success, share, optimum = toy.evaluate()
     assert success >= 0.95
     assert share == pytest.approx(optimum, abs=0.05)
@@ -304,7 +304,7 @@ def test_only_the_routers_parameters_change() -> None:
     toy.train(replace(QUICK, iterations=1))
     changed = {n for n, p in toy.network.named_parameters() if not torch.equal(p, before[n])}
     assert engine.weaknesses == weights  # an engine has nothing to train: it is only played
-    assert {n.split(".")[0] for n in changed} == {"backbone", "head", "signals"}
+    assert {n.split(".")[0] for n in changed} == {"backbone", "head", "rule", "signals"}
     off = toy.network.mask == 0
     assert off.any() and torch.equal(toy.network.signals.weight[:, off], before["signals.weight"][:, off])
 

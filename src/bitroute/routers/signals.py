@@ -85,6 +85,14 @@ def fit_logistic(x: Floats, labels: npt.ArrayLike, weights: npt.ArrayLike, ridge
     return theta
 
 
+def fit_balanced(x: Floats, labels: npt.ArrayLike, ridge: float = 1e-3) -> Floats:
+    """`fit_logistic` with both classes of equal weight; a label between 0 and 1 counts for both, in parts."""
+    y = np.asarray(labels, dtype=np.float64)
+    negative, positive = len(y) / (2 * (len(y) - y.sum())), len(y) / (2 * y.sum())
+    expected = y * positive + (1 - y) * negative
+    return fit_logistic(x, y * positive / expected, expected, ridge)
+
+
 def fit_signals(
     rows: Floats,
     labels: npt.ArrayLike,
@@ -104,9 +112,7 @@ def fit_signals(
     if np.ptp(y) == 0:
         raise ConfigError(f"signals: {positives:g} of {len(y)} steps are labelled sensitive; there is nothing to tell apart")
     x, mean, scale = standardised(rows)
-    weights = (len(y) / (2 * (len(y) - positives)), len(y) / (2 * positives))
-    expected = y * weights[1] + (1 - y) * weights[0]
-    theta = fit_logistic(x, y * weights[1] / expected, expected, ridge)
+    theta = fit_balanced(x, y, ridge)
     return SignalsModel(
         features=FEATURES,
         mean=tuple(mean.tolist()),

@@ -23,6 +23,7 @@ from bitroute.errors import ConfigError
 from bitroute.evaluation.ranking import auc, captured
 from bitroute.routers.encoder.dataset import Trajectory, pad, trajectory_logits
 from bitroute.routers.encoder.network import EncoderNetwork
+from bitroute.routers.signals import fit_balanced
 from bitroute.training.recipes import SupervisedRecipe
 
 Floats = npt.NDArray[np.float64]
@@ -66,8 +67,9 @@ def train_supervised(
     """Train `network` in place and keep the epoch that captures the most divergence of `holdout` at share `budget`, or the most
     of its targets where it has some.
 
-    Returns the curve: per epoch the loss, the AUC for the label (a target of at least one half) and the captured share. Raises
-    ConfigError when no step, or every step, reaches `tau`.
+    It begins as a linear rule on the numbers beside the text: epoch 0 of the curve. Returns the curve: per epoch the loss, the
+    AUC for the label (a target of at least one half) and the captured share. Raises ConfigError when no step, or every step,
+    reaches `tau`.
     """
     positives = float(np.mean([label for r in train for label in r.labels(tau)]))
     if positives in (0.0, 1.0):
@@ -75,15 +77,16 @@ def train_supervised(
             f"tau {tau:g}: {positives:.0%} of the labelled steps reach it; choose it within the range of divergences"
         )
     class_weights = (0.5 / (1 - positives), 0.5 / positives)
-    network.standardise([row for r in train for row in r.trajectory.features])
+    begin_with_rule(network, train, tau)
     generator = np.random.default_rng(recipe.seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
     held = np.concatenate([r.divergences if r.targets is None else r.targets for r in holdout])
     positive = np.concatenate([r.labels(tau) for r in holdout]) >= 0.5
     batches = list(range(0, len(train), recipe.batch))
     total = recipe.epochs * len(batches)
-    best, best_state = -1.0, copy.deepcopy(network.state_dict())
-    curve: list[dict[str, float]] = []
+    best_state = copy.deepcopy(network.state_dict())
+    curve = [{"epoch": 0.0, **ranked(network, holdout, held, positive, budget)}]
+    best = curve[0]["captured"]
     done = 0
     with tqdm(total=total, desc="KL-ST", unit="batch") as bar:
         for epoch in range(recipe.epochs):
@@ -102,19 +105,31 @@ def train_supervised(
                 losses.append(loss.item())
                 done += 1
                 bar.update()
-            scores = predict(network, holdout)
-            row = {
-                "epoch": epoch + 1,
-                "loss": float(np.mean(losses)),
-                "auc": auc(scores, positive),
-                "captured": captured(scores, held, budget),
-            }
+            row = {"epoch": epoch + 1.0, "loss": float(np.mean(losses)), **ranked(network, holdout, held, positive, budget)}
             curve.append(row)
             bar.set_postfix(auc=f"{row['auc']:.3f}", captured=f"{row['captured']:.3f}")
             if row["captured"] > best:
                 best, best_state = row["captured"], copy.deepcopy(network.state_dict())
     network.load_state_dict(best_state)
     return curve
+
+
+def begin_with_rule(network: EncoderNetwork, train: Sequence[LabelledTrajectory], tau: float) -> None:
+    """Let `network` begin as the best linear rule on the numbers beside the text: it need only learn what the text adds."""
+    signals = [row for r in train for row in r.trajectory.signals]
+    rows = [row for r in train for row in r.trajectory.features]
+    network.standardise(signals, rows)
+    numbers = network.standardised(*(torch.tensor(part, device=network.device) for part in (signals, rows)))
+    theta = fit_balanced(numbers.cpu().numpy().astype(np.float64), [label for r in train for label in r.labels(tau)])
+    network.begin_with(theta[:-1], float(theta[-1]))
+
+
+def ranked(
+    network: EncoderNetwork, holdout: Sequence[LabelledTrajectory], held: Floats, positive: npt.NDArray[np.bool_], budget: float
+) -> dict[str, float]:
+    """How well `network` ranks held-out steps: AUC for the `positive` ones, and what part of `held` a `budget` captures."""
+    scores = predict(network, holdout)
+    return {"auc": auc(scores, positive), "captured": captured(scores, held, budget)}
 
 
 def bucketed(data: Sequence[LabelledTrajectory], batch: int, generator: np.random.Generator) -> list[list[int]]:

@@ -19,15 +19,14 @@ def test_features_are_standardised_cut_off_and_weighed() -> None:
     network = EncoderNetwork(encoder_config(64), use_signals=True, features=("log step", "high steps"))
     rows = np.zeros((4, len(FEATURES)))
     rows[:, FEATURES.index("log step")] = (1.0, 3.0, 1.0, 3.0)  # mean 2, deviation 1; "high steps" never changes
-    network.standardise(rows)
-    with torch.no_grad():
-        network.rule.weight.copy_(torch.tensor([[2.0, 7.0]]))
+    network.standardise(np.zeros((4, SIGNAL_FEATURES)), rows)
+    network.begin_with([2.0, 7.0, *[0.0] * SIGNAL_FEATURES], -1.0)
     hidden, signals = torch.zeros(3, 96), torch.zeros(3, SIGNAL_FEATURES)
     told = torch.zeros(3, len(FEATURES))
     told[:, FEATURES.index("log step")] = torch.tensor([2.0, 3.0, 100.0])
     with torch.no_grad():
         scores = network.score(hidden, signals, told)
-    assert (scores - scores[0]).tolist() == pytest.approx([0.0, 2.0, 10.0], abs=1e-5)
+    assert scores.tolist() == pytest.approx([-1.0, 1.0, 9.0], abs=1e-5)
 
 
 def test_without_signals_no_feature_reads_what_generating_revealed() -> None:

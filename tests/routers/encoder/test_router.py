@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bitroute.episode import Episode, Message, Signals, View
 from bitroute.errors import ConfigError, DataError
@@ -225,6 +226,25 @@ def test_a_damaged_router_is_refused_with_one_line(tmp_path: Path, what: str) ->
     with pytest.raises(DataError, match=tmp_path.name) as caught:
         load_encoder(tmp_path, model="toy-model", variants=PAIR)
     assert "\n" not in str(caught.value)
+
+
+def test_a_router_of_an_earlier_version_scores_as_it_did(episodes: list[Episode], tmp_path: Path) -> None:
+    """It knew 12 signal features, of which none reached the score directly."""
+    router = make_router()
+    count = len(FEATURES)
+    with torch.no_grad():
+        router.network.rule.weight[:, count:] = 0.0
+        router.network.signals.weight[:, 12:] = 0.0
+    router.save(tmp_path)
+    views = [view for episode in episodes for view in views_of(episode)]
+    wanted = scores(router, views)
+    path = tmp_path / "network.safetensors"
+    state = load_file(path)
+    state["signals.weight"] = state["signals.weight"][:, :12].contiguous()
+    for name in ("rule.weight", "feature_mean", "feature_scale"):
+        state[name] = state[name][..., :count].contiguous()
+    save_file(state, path)
+    assert scores(load_encoder(tmp_path, model="toy-model", variants=PAIR), views) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_with_a_probe_it_also_reads_what_low_would_do(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """The encoder's network: a small causal Transformer over the trajectory's text, and a head that scores decisions.
 
 It knows tokens, positions and the numbers that stand beside a decision: what past generations revealed, past decisions and the
-probe (`signal_features`), and those of `routers.features` that it was made with, which a rule would look at. It knows no text:
-`dataset` turns episodes into its tokens, `router` keeps its caches.
+probe (`signal_features`), and those of `routers.features` that it was made with, which a rule would look at. Each number also
+reaches the score directly, with a weight: a linear rule, from which training sets out and to which the text adds. It knows no
+text: `dataset` turns episodes into its tokens, `router` keeps its caches.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,8 +23,9 @@ from bitroute.routers.features import FEATURES, REVEALED
 # What past log-probabilities, past decisions and the probe say of a step, in this order (`signal_features`).
 PAST_FEATURES: Final = 6
 DECISION_FEATURES: Final = 2
-PROBE_FEATURES: Final = 4
+PROBE_FEATURES: Final = 7
 SIGNAL_FEATURES: Final = PAST_FEATURES + DECISION_FEATURES + PROBE_FEATURES
+SURE: Final = 1e-3  # smaller doubts look alike
 FARTHEST: Final = 5.0  # deviations from the mean at which a feature is cut off: training has seen nothing beyond
 
 
@@ -65,16 +68,16 @@ class EncoderNetwork(nn.Module):
         self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
         nn.init.zeros_(self.signals.weight)
         nn.init.zeros_(self.signals.bias)
+        numbers = len(self.features) + SIGNAL_FEATURES
+        self.feature_mean: Tensor
+        self.feature_scale: Tensor
+        self.register_buffer("feature_mean", torch.zeros(numbers))
+        self.register_buffer("feature_scale", torch.ones(numbers))
+        self.rule = nn.Linear(numbers, 1, bias=False)  # lets a number speak for itself
+        nn.init.zeros_(self.rule.weight)
         if self.features:
-            count = len(self.features)
-            self.feature_mean: Tensor
-            self.feature_scale: Tensor
-            self.register_buffer("feature_mean", torch.zeros(count))
-            self.register_buffer("feature_scale", torch.ones(count))
-            self.inform = nn.Linear(count, width, bias=False)  # lets the head weigh text and features together
-            self.rule = nn.Linear(count, 1, bias=False)  # lets a feature speak for itself
+            self.inform = nn.Linear(len(self.features), width, bias=False)  # lets the head weigh text and features together
             nn.init.zeros_(self.inform.weight)
-            nn.init.zeros_(self.rule.weight)
 
     @property
     def device(self) -> torch.device:
@@ -86,25 +89,40 @@ class EncoderNetwork(nn.Module):
         hidden: Tensor = self.backbone(tokens, positions, attend)
         return hidden
 
-    def standardise(self, rows: npt.ArrayLike) -> None:
-        """Take mean and deviation of the features from `rows` [n, len(FEATURES)]; one that never changes stays as it is."""
-        if self.features:
-            chosen = torch.as_tensor(rows, dtype=torch.float32, device=self.device)[:, self.columns]
-            spread = chosen.std(dim=0, unbiased=False)
-            self.feature_mean.copy_(chosen.mean(dim=0))
-            self.feature_scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
+    def standardise(self, signals: npt.ArrayLike, rows: npt.ArrayLike) -> None:
+        """Take mean and deviation of the numbers from signal features [n, SIGNAL_FEATURES] and features [n, len(FEATURES)]; one
+        that never changes stays as it is.
+        """
+        numbers = self._numbers(*(torch.as_tensor(part, dtype=torch.float32, device=self.device) for part in (signals, rows)))
+        spread = numbers.std(dim=0, unbiased=False)
+        self.feature_mean.copy_(numbers.mean(dim=0))
+        self.feature_scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
+
+    def standardised(self, signals: Tensor, rows: Tensor) -> Tensor:
+        """What the rule weighs [n, numbers]: features and signal features in deviations from their means, cut off."""
+        z: Tensor = ((self._numbers(signals, rows) - self.feature_mean) / self.feature_scale).clamp(-FARTHEST, FARTHEST)
+        return z
+
+    @torch.no_grad()
+    def begin_with(self, weights: npt.ArrayLike, bias: float) -> None:
+        """Score as the linear rule of these `weights` [numbers] and `bias` does, until training has more to say."""
+        self.rule.weight.copy_(torch.as_tensor(weights)[None])
+        for name, parameter in self.head[-1].named_parameters():
+            parameter.fill_(bias if name == "bias" else 0.0)
 
     def score(self, hidden: Tensor, signals: Tensor, rows: Tensor) -> Tensor:
         """Logits [n] from hidden states at decisions [n, hidden], signal features [n, SIGNAL_FEATURES] and features [n,
         len(FEATURES)].
         """
+        z = self.standardised(signals, rows)
         mixed = hidden + self.signals(signals * self.mask)
-        if not self.features:
-            logits: Tensor = self.head(mixed).squeeze(-1)
-            return logits
-        z = ((rows[:, self.columns] - self.feature_mean) / self.feature_scale).clamp(-FARTHEST, FARTHEST)
-        logits = (self.head(mixed + self.inform(z)) + self.rule(z)).squeeze(-1)
+        if self.features:
+            mixed = mixed + self.inform(z[:, : len(self.features)])
+        logits: Tensor = (self.head(mixed) + self.rule(z)).squeeze(-1)
         return logits
+
+    def _numbers(self, signals: Tensor, rows: Tensor) -> Tensor:
+        return torch.cat([rows[:, self.columns], signals * self.mask], dim=1) if self.features else signals * self.mask
 
 
 def signal_features(view: View, high: str) -> list[float]:
@@ -113,6 +131,7 @@ def signal_features(view: View, high: str) -> list[float]:
     Zeros where nothing is known.
     """
     probe = view.probe
+    doubt = 1.0 - min(probe.margin, default=1.0) if probe else 0.0
     last = view.signals[-1] if view.signals else None
     known = [s for s in view.signals if s is not None]
     return [
@@ -126,8 +145,12 @@ def signal_features(view: View, high: str) -> list[float]:
         min(len(view.actions), 50) / 10,
         1.0 if probe else 0.0,
         sum(probe.entropy) if probe else 0.0,
-        1.0 - min(probe.margin, default=1.0) if probe else 0.0,
+        doubt,
         max(-4.0, sum(probe.constrained)) if probe else 0.0,
+        # since 0.3
+        math.log(SURE + doubt) if probe else 0.0,  # most of what the probe tells lies close to certainty
+        max(-4.0, min(probe.constrained, default=0.0)) if probe else 0.0,
+        len(probe.constrained) / 10 if probe else 0.0,
     ]
 
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from bitroute.episode import View
 from bitroute.errors import ConfigError, DataError
@@ -181,7 +182,7 @@ def load_encoder(directory: Path, *, variants: Sequence[str], model: str | None 
         failures = tuple(meta.get("failures", ()))
         state = load_file(directory / "network.safetensors")
         state["backbone.lm_head.weight"] = state["backbone.model.embed_tokens.weight"]
-        network.load_state_dict(state)
+        network.load_state_dict(_grown(state, network))
         trained_for, ladder, thresholds = meta["model"], tuple(meta["variants"]), meta["thresholds"]
     except Exception as error:  # OS, JSON, key, shape and safetensors errors all mean the same to the user
         problem = " ".join(str(error).split())
@@ -192,3 +193,14 @@ def load_encoder(directory: Path, *, variants: Sequence[str], model: str | None 
     if tokenizer.vocab_size > network.backbone.config.vocab_size:
         raise DataError(f"{directory}: tokenizer.json has more tokens than the network; it belongs to another router")
     return EncoderRouter(network, tokenizer, variants, thresholds, model=trained_for, failures=failures)
+
+
+def _grown(state: dict[str, Tensor], network: EncoderNetwork) -> dict[str, Tensor]:
+    """The state of an earlier version's network: of numbers that it did not know, the last ones, it takes no notice."""
+    for name in ("signals.weight", "rule.weight", "feature_mean", "feature_scale"):
+        wanted = network.state_dict()[name]
+        known = state.get(name, wanted[..., :0])
+        if known.shape[-1] < wanted.shape[-1]:
+            rest = torch.zeros_like(wanted) if name == "signals.weight" else wanted
+            state[name] = torch.cat([known, rest[..., known.shape[-1] :]], dim=-1)
+    return state
