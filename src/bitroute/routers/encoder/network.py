@@ -147,7 +147,7 @@ def signal_features(view: View, high: str) -> list[float]:
         sum(probe.entropy) if probe else 0.0,
         doubt,
         max(-4.0, sum(probe.constrained)) if probe else 0.0,
-        # since 0.3
+        # since 0.2
         math.log(SURE + doubt) if probe else 0.0,  # most of what the probe tells lies close to certainty
         max(-4.0, min(probe.constrained, default=0.0)) if probe else 0.0,
         len(probe.constrained) / 10 if probe else 0.0,

@@ -199,8 +199,9 @@ def _grown(state: dict[str, Tensor], network: EncoderNetwork) -> dict[str, Tenso
     """The state of an earlier version's network: of numbers that it did not know, the last ones, it takes no notice."""
     for name in ("signals.weight", "rule.weight", "feature_mean", "feature_scale"):
         wanted = network.state_dict()[name]
+        if name not in state and network.features:
+            continue  # it is damaged, not old
         known = state.get(name, wanted[..., :0])
-        if known.shape[-1] < wanted.shape[-1]:
-            rest = torch.zeros_like(wanted) if name == "signals.weight" else wanted
-            state[name] = torch.cat([known, rest[..., known.shape[-1] :]], dim=-1)
+        rest = torch.zeros_like(wanted) if name == "signals.weight" else wanted
+        state[name] = torch.cat([known, rest[..., known.shape[-1] :]], dim=-1)
     return state
