@@ -29,6 +29,7 @@ from bitroute.routers.rules import Random
 from bitroute.routers.threshold import sigmoid
 from bitroute.training.calibration import spent
 from bitroute.training.credit import (
+    Reward,
     advantages,
     choose_flip,
     credit_decisions,
@@ -36,7 +37,6 @@ from bitroute.training.credit import (
     known_flips,
     margin_of_flips,
     margin_of_groups,
-    rewards,
 )
 from bitroute.training.grpo import draw_tasks, neutral_price, recentred, train_grpo
 from bitroute.training.policy_gradient import Sample, learn, policy_loss, rung_logprobs
@@ -136,7 +136,7 @@ def read(found: Episode) -> Trajectory:
 
 
 def credited(episodes: Sequence[Episode], recipe: GrpoRecipe = QUICK, steps: float = 2.0) -> tuple[list[Sample], int, int]:
-    return credit_episodes(episodes, read, PAIR, steps, recipe)
+    return credit_episodes(episodes, read, Reward(PAIR, steps, recipe))
 
 
 @pytest.mark.slow
@@ -260,8 +260,8 @@ def test_a_flip_is_credited_with_what_it_changes_and_the_other_way_with_the_oppo
     assert known_flips(pairs) == pairs
     recipe = replace(QUICK, price=0.4)
     turned = sum(flip.step == step for _, flip, _ in pairs)
-    assert margin_of_flips(pairs, PAIR, 4.0, recipe) == pytest.approx((mass * turned, mass * 40 / 4))
-    samples = credit_decisions(pairs, read, PAIR, 4.0, recipe)
+    assert margin_of_flips(pairs, Reward(PAIR, 4.0, recipe)) == pytest.approx((mass * turned, mass * 40 / 4))
+    samples = credit_decisions(pairs, read, Reward(PAIR, 4.0, recipe))
     for sample, (episode, flip, _) in zip(samples, pairs, strict=True):
         worth = (flip.step == step) - 0.4 / 4  # high instead of low, at this step
         high = sample.rungs.index(1)
@@ -287,7 +287,7 @@ def test_what_a_hard_budget_took_is_no_decision_of_the_routers() -> None:
 def test_of_groups_the_margin_is_the_slope_of_outcome_on_cost_within_them() -> None:
     episodes = [episode("a", "hhll", True), episode("a", "llll", False), episode("b", "hhhh", True), episode("b", "hlll", True)]
     # Costs 0.5, 0 and 1, 0.25: centred 0.25, -0.25 and 0.375, -0.375; outcomes centred 0.5, -0.5 and 0, 0.
-    worth, cost = margin_of_groups(episodes, PAIR, 4.0, QUICK, {"a": 2.0})
+    worth, cost = margin_of_groups(episodes, Reward(PAIR, 4.0, QUICK), {"a": 2.0})
     assert (worth, cost) == (pytest.approx(2 * 0.25), pytest.approx(2 * 0.125 + 0.28125))
 
 
@@ -320,16 +320,16 @@ def test_the_stage_1_network_stays_frozen_while_learning() -> None:
 
 def test_the_reward_is_success_minus_the_price_of_what_was_spent() -> None:
     episodes = [episode("t", "hhll", True), episode("t", "hhhhhhhh", False), episode("t", "llll", False)]
-    assert rewards(episodes, PAIR, 4.0, replace(QUICK, price=0.4)) == pytest.approx([1 - 0.2, -0.4, 0.0])  # cost ends at 1
+    assert Reward(PAIR, 4.0, replace(QUICK, price=0.4)).of(episodes) == pytest.approx([1 - 0.2, -0.4, 0.0])  # cost ends at 1
     on_success = replace(QUICK, price=0.4, cost_on_success=True)
-    assert rewards(episodes, PAIR, 4.0, on_success) == pytest.approx([0.8, 0.0, 0.0])
-    assert rewards([episode("t", "hml", True)], TRIO, 3.0, replace(QUICK, price=1.0)) == pytest.approx([0.5])
+    assert Reward(PAIR, 4.0, on_success).of(episodes) == pytest.approx([0.8, 0.0, 0.0])
+    assert Reward(TRIO, 3.0, replace(QUICK, price=1.0)).of([episode("t", "hml", True)]) == pytest.approx([0.5])
 
 
 def test_dividing_by_the_deviation_cancels_the_price_where_all_succeed_or_all_fail() -> None:
     for success in (True, False):
         group = [episode("t", v, success) for v in ("hhhh", "hhll", "hlll", "llll")]
-        by_price = {p: rewards(group, PAIR, 4.0, replace(QUICK, price=p)) for p in (0.1, 0.8)}
+        by_price = {p: Reward(PAIR, 4.0, replace(QUICK, price=p)).of(group) for p in (0.1, 0.8)}
         paper = {p: advantages(values, normalise=True) for p, values in by_price.items()}
         centred = {p: advantages(values, normalise=False) for p, values in by_price.items()}
         # Costs 1, 1/2, 1/4, 0: mean 7/16, deviation 0.3698. In the paper's form eight times the price changes nothing ...

@@ -39,44 +39,47 @@ class Flip:
     mass: float
 
 
-def results(
-    episodes: Sequence[Episode], variants: Sequence[str], reference_steps: float, recipe: GrpoRecipe
-) -> tuple[Floats, Floats]:
-    """Outcome and cost of each episode [episodes].
-
-    Cost, in 0..1, is what the episode's steps spend (one at the highest variant 1, at the lowest 0, evenly between) relative to
-    all-high's mean number of steps.
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What an episode is worth by a recipe: outcome - lambda * cost, over the ladder `variants`, cheapest first, where all-high
+    takes `reference_steps` steps in the mean.
     """
-    outcomes = [float(e.success) if recipe.outcome == "success" else e.score for e in episodes]
-    costs = [
-        min(1.0, spent(e, variants) * len(e.steps) / reference_steps) if e.success or not recipe.cost_on_success else 0.0
-        for e in episodes
-    ]
-    return np.array(outcomes), np.array(costs)
 
+    variants: tuple[str, ...]
+    reference_steps: float
+    recipe: GrpoRecipe
 
-def rewards(
-    episodes: Sequence[Episode], variants: Sequence[str], reference_steps: float, recipe: GrpoRecipe, price: float | None = None
-) -> Floats:
-    """outcome - lambda * cost [episodes]; `price` is lambda, None the recipe's."""
-    outcomes, costs = results(episodes, variants, reference_steps, recipe)
-    values: Floats = outcomes - (recipe.price if price is None else price) * costs
-    return values
+    def parts(self, episodes: Sequence[Episode]) -> tuple[Floats, Floats]:
+        """Outcome and cost of each episode [episodes].
+
+        Cost, in 0..1, is what the episode's steps spend (one at the highest variant 1, at the lowest 0, evenly between)
+        relative to all-high's mean number of steps.
+        """
+        outcomes = [float(e.success) if self.recipe.outcome == "success" else e.score for e in episodes]
+        costs = [
+            min(1.0, spent(e, self.variants) * len(e.steps) / self.reference_steps)
+            if e.success or not self.recipe.cost_on_success
+            else 0.0
+            for e in episodes
+        ]
+        return np.array(outcomes), np.array(costs)
+
+    def of(self, episodes: Sequence[Episode], price: float | None = None) -> Floats:
+        """The rewards [episodes]; `price` is lambda, None the recipe's."""
+        outcomes, costs = self.parts(episodes)
+        values: Floats = outcomes - (self.recipe.price if price is None else price) * costs
+        return values
 
 
 def margin_of_groups(
-    episodes: Sequence[Episode],
-    variants: Sequence[str],
-    reference_steps: float,
-    recipe: GrpoRecipe,
-    weights: Mapping[str, float] | None = None,
+    episodes: Sequence[Episode], reward: Reward, weights: Mapping[str, float] | None = None
 ) -> tuple[float, float]:
     """Two sums whose quotient is the price at which a group's rewards do not depend on what its episodes spent: within groups,
     outcome times cost, and cost squared, both centred.
     """
     worth = cost = 0.0
     for task, group in grouped(episodes).items():
-        outcomes, costs = results(group, variants, reference_steps, recipe)
+        outcomes, costs = reward.parts(group)
         weight = (weights or {}).get(task, 1.0)
         worth += weight * float((outcomes - outcomes.mean()) @ (costs - costs.mean()))
         cost += weight * float(((costs - costs.mean()) ** 2).sum())
@@ -102,9 +105,7 @@ def advantages(values: Floats, normalise: bool) -> Floats:
 def credit_episodes(
     episodes: Sequence[Episode],
     read: Read,
-    variants: Sequence[str],
-    reference_steps: float,
-    recipe: GrpoRecipe,
+    reward: Reward,
     price: float | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> tuple[list[Sample], int, int]:
@@ -116,19 +117,19 @@ def credit_episodes(
     samples: list[Sample] = []
     skipped = 0
     for task, group in groups.items():
-        values = rewards(group, variants, reference_steps, recipe, price)
+        values = reward.of(group, price)
         if np.ptp(values) < 1e-9:
             skipped += 1
             continue
         weight = (weights or {}).get(task, 1.0)
-        for episode, advantage in zip(group, advantages(values, recipe.normalise), strict=True):
+        for episode, advantage in zip(group, advantages(values, reward.recipe.normalise), strict=True):
             steps = [t for t, s in enumerate(episode.steps) if s.decision.reason != EXHAUSTED]
             decisions = [episode.steps[t].decision for t in steps]
             samples.append(
                 Sample(
                     read(episode),
                     steps,
-                    [variants.index(d.variant) for d in decisions],
+                    [reward.variants.index(d.variant) for d in decisions],
                     [d.propensity for d in decisions],
                     [weight * float(advantage)] * len(steps),
                 )
@@ -156,19 +157,15 @@ def known_flips(pairs: Sequence[Flipped]) -> list[Flipped]:
 
 
 def margin_of_flips(
-    pairs: Sequence[Flipped],
-    variants: Sequence[str],
-    reference_steps: float,
-    recipe: GrpoRecipe,
-    weights: Mapping[str, float] | None = None,
+    pairs: Sequence[Flipped], reward: Reward, weights: Mapping[str, float] | None = None
 ) -> tuple[float, float]:
     """Two sums whose quotient is the price at which it pays neither to spend a little more everywhere nor a little less: what
     high instead of low changes, at the flipped decisions, in outcome and in cost.
     """
     worth = cost = 0.0
     for episode, flip, other in pairs:
-        outcomes, costs = results([episode, other], variants, reference_steps, recipe)
-        sign = 1 if flip.variant == variants[0] else -1  # the episode had high, or the replay
+        outcomes, costs = reward.parts([episode, other])
+        sign = 1 if flip.variant == reward.variants[0] else -1  # the episode had high, or the replay
         share = (weights or {}).get(episode.task_id, 1.0) * flip.mass
         worth += share * sign * float(outcomes[0] - outcomes[1])
         cost += share * sign * float(costs[0] - costs[1])
@@ -178,9 +175,7 @@ def margin_of_flips(
 def credit_decisions(
     pairs: Sequence[Flipped],
     read: Read,
-    variants: Sequence[str],
-    reference_steps: float,
-    recipe: GrpoRecipe,
+    reward: Reward,
     price: float | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> list[Sample]:
@@ -189,14 +184,14 @@ def credit_decisions(
     """
     samples: list[Sample] = []
     for episode, flip, other in pairs:
-        taken, flipped = rewards([episode, other], variants, reference_steps, recipe, price)
+        taken, flipped = reward.of([episode, other], price)
         decision = episode.steps[flip.step].decision
         worth = (weights or {}).get(episode.task_id, 1.0) * flip.mass * float(taken - flipped)
         samples.append(
             Sample(
                 read(episode),
                 [flip.step, flip.step],
-                [variants.index(decision.variant), variants.index(flip.variant)],
+                [reward.variants.index(decision.variant), reward.variants.index(flip.variant)],
                 [decision.propensity, 1 - decision.propensity],
                 [worth, -worth],
             )

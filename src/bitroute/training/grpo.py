@@ -33,13 +33,13 @@ from bitroute.routers.features import Floats
 from bitroute.store.files import write_atomic
 from bitroute.training.calibration import recentre, spent
 from bitroute.training.credit import (
+    Reward,
     choose_flip,
     credit_decisions,
     credit_episodes,
     known_flips,
     margin_of_flips,
     margin_of_groups,
-    rewards,
 )
 from bitroute.training.policy_gradient import learn
 from bitroute.training.recipes import GrpoRecipe
@@ -88,6 +88,7 @@ def train_grpo(
     within = None if job.limit is None else (router.variants, job.limit)
 
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.0)
+    reward = Reward(router.variants, reference_steps, recipe)
     scale = recipe.tasks * recipe.group * reference_steps
     curve = resume(checkpoint, network, frozen, optimizer, recipe) if checkpoint and checkpoint.exists() else []
     if curve:
@@ -105,11 +106,9 @@ def train_grpo(
                 return known[id(episode)]
 
             if recipe.credit == "episode":
-                worth, cost = margin_of_groups(episodes, router.variants, reference_steps, recipe, weights)
+                worth, cost = margin_of_groups(episodes, reward, weights)
                 price = neutral_price([*curve, {"worth": worth, "cost": cost}], recipe)
-                samples, tried, alike = credit_episodes(
-                    episodes, read, router.variants, reference_steps, recipe, price, weights
-                )
+                samples, tried, alike = credit_episodes(episodes, read, reward, price, weights)
                 telling = tried - alike
             else:
                 flips = [choose_flip(episode, router.variants, recipe.seed) for episode in episodes]
@@ -117,9 +116,9 @@ def train_grpo(
                 again = tuple(Replay(*pair, flip.step, flip.variant) for _, pair, flip in chosen)
                 others = pool.play([replace(sampling, replays=again)])[0] if again else []
                 pairs = known_flips([(e, flip, other) for (e, _, flip), other in zip(chosen, others, strict=True)])
-                worth, cost = margin_of_flips(pairs, router.variants, reference_steps, recipe, weights)
+                worth, cost = margin_of_flips(pairs, reward, weights)
                 price = neutral_price([*curve, {"worth": worth, "cost": cost}], recipe)
-                samples = credit_decisions(pairs, read, router.variants, reference_steps, recipe, price, weights)
+                samples = credit_decisions(pairs, read, reward, price, weights)
                 tried, telling = len(pairs), sum(e.success != other.success for e, _, other in pairs)
             loss = learn(network, frozen, optimizer, samples, router.thresholds, scale, recipe, first=first) if samples else 0.0
             parts = np.array([weights[e.task_id] for e in episodes])
@@ -132,7 +131,7 @@ def train_grpo(
                 {
                     "iteration": iteration + 1.0,
                     "updates": (iteration + 1.0) * recipe.passes,
-                    "reward": float(parts @ rewards(episodes, router.variants, reference_steps, recipe, price)),
+                    "reward": float(parts @ reward.of(episodes, price)),
                     "success": float(parts @ [e.success for e in episodes]),
                     "deciding": float(np.mean([e.success for e in deciding])),
                     "share": float(parts @ [spent(e, router.variants) for e in episodes]),
