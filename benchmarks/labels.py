@@ -3,10 +3,11 @@
     python benchmarks/labels.py --config benchmarks/smollm2.json --out runs/smollm2 --seed 0
 
 What is missing of the seed's labels is made first, and stays in the run's directory (`benchmarks/table.py` goes on from there).
-Each row learns from the first tasks of one shuffled order, with the probe and without, the epoch chosen as stage 1 does; "rule"
-is what it began as, the regression on the numbers beside the text. Prints the AUC for "KL is at least tau" (the top fifth, by
-the configuration) and the part of all KL in the steps that rank highest, with 95 % bootstrap intervals over held-out episodes,
-the probe's plain margin beside.
+Each size takes tasks of the first round in a shuffled order, then of the second, which a router from all of the first played.
+The epoch is chosen on one half of the held-out episodes, the other half is ranked: by the probe's plain margin, by the
+rule (the regression on the numbers beside the text, as which stage 1 begins), and by the encoder, where the configuration wants
+it with the probe too. Prints the AUC for "KL is at least tau" and the part of all KL in the steps that rank highest, with 95 %
+bootstrap intervals over episodes.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ from bitroute.evaluation.ranking import auc, captured
 from bitroute.evaluation.statistics import percentile_interval
 from bitroute.experiment.config import ExperimentConfig
 from bitroute.experiment.experiment import experiment
-from bitroute.experiment.labels import MIXTURE, label_mixture, label_tasks, labelled
+from bitroute.experiment.labels import label_mixture, label_tasks, labelled
 from bitroute.experiment.stages import choose_tau, inputs_of, new_network
+from bitroute.routers.encoder.network import DECISION_FEATURES, PAST_FEATURES
 from bitroute.routers.features import Floats
 from bitroute.store.runs import processor
 from bitroute.training.supervised import LabelledTrajectory, begin_with_rule, predict, train_supervised
 
 RESAMPLES: Final = 2000
 SHARES: Final = (0.1, 0.2)
+DOUBT: Final = PAST_FEATURES + DECISION_FEATURES + 2  # where the probe's 1 - margin stands among the signal features
 
 
 def row(name: str, scores: Floats, held: Sequence[LabelledTrajectory], tau: float) -> str:
@@ -65,26 +68,26 @@ def main() -> None:
     args = parser.parse_args()
     try:
         with experiment(ExperimentConfig.load(args.config), args.out, args.cores) as run:
-            seed, tasks = args.seed, run.tasks(args.seed)
-            first, held = label_mixture(run, seed)
-            tau, own = choose_tau(run, seed, labelled(run, first), held)
-            second = label_tasks(run, seed, "labels-2", Role.TRAIN, tasks.second, [own])
-            every = labelled(run, [*first, *second])
-            holdout = label_tasks(run, seed, "labels-holdout", Role.VALIDATION, tasks.holdout, MIXTURE[:3])
-            margins = [1 - min(s.sensitivity.low.margin, default=1.0) for e in holdout for s in e.steps if s.sensitivity]
-            order = np.random.default_rng(seed).permutation(len(every))
+            seed = args.seed
+            first, every = label_mixture(run, seed)
+            choose, held = every[::2], every[1::2]
+            tau, own = choose_tau(run, seed, labelled(run, first), every)
+            second = label_tasks(run, seed, "labels-2", Role.TRAIN, run.tasks(seed).second, [own])
+            generator = np.random.default_rng(seed)
+            ordered = [
+                rows[i] for rows in (labelled(run, first), labelled(run, second)) for i in generator.permutation(len(rows))
+            ]
             heads = ["what ranks", "AUC", *(f"captured by {share:.0%}" for share in SHARES)]
             print(f"| {' | '.join(heads)} |\n{'| --- ' * len(heads)}|")
-            print(row("the probe's margin", np.array(margins), held, tau), flush=True)
-            for count in args.tasks or [len(every) // part for part in (8, 4, 2, 1)]:
-                data = [every[i] for i in order[:count]]
-                recipe = replace(run.config.supervised, seed=seed)
+            doubts = np.array([numbers[DOUBT] for r in held for numbers in r.trajectory.signals])
+            print(row("the probe's margin", doubts, held, tau), flush=True)
+            for count in args.tasks or [len(ordered) // part for part in (8, 4, 2, 1)]:
+                data, recipe = ordered[:count], replace(run.config.supervised, seed=seed)
                 for inputs in inputs_of(run):
-                    network = new_network(run, seed, inputs)
+                    network, name = new_network(run, seed, inputs), f"{len(data)} tasks{', probe' if inputs else ''}"
                     begin_with_rule(network, data, tau)
-                    name = f"{count} tasks{', probe' if inputs else ''}"
                     print(row(f"rule, {name}", predict(network, held), held, tau), flush=True)
-                    train_supervised(network, data, held, tau, recipe, max(run.config.budgets))
+                    train_supervised(network, data, choose, tau, recipe, max(run.config.budgets))
                     print(row(f"encoder, {name}", predict(network, held), held, tau), flush=True)
             steps = sum(len(r.divergences) for r in held)
             print(f"seed {seed}, tau {tau:.3f} nats, {len(held)} held-out episodes of {steps} steps, {processor()}")

@@ -17,9 +17,18 @@ from bitroute.rollout.player import Player, play
 from bitroute.routers.encoder.dataset import TextReader, read_episode, trajectory_logits
 from bitroute.routers.encoder.network import EncoderNetwork
 from bitroute.routers.encoder.router import EncoderRouter
+from bitroute.routers.features import FEATURES
 from bitroute.routers.rules import Random
+from bitroute.routers.signals import fit_balanced, standardised
 from bitroute.training.recipes import SupervisedRecipe
-from bitroute.training.supervised import LabelledTrajectory, bucketed, predict, supervised_loss, train_supervised
+from bitroute.training.supervised import (
+    LabelledTrajectory,
+    begin_with_rule,
+    bucketed,
+    predict,
+    supervised_loss,
+    train_supervised,
+)
 from support.engine import FakeEngine
 from support.toy import ToyAgent, ToyEnvironment, toy_task, toy_tokenizer
 
@@ -99,6 +108,23 @@ def test_the_epoch_that_captures_most_is_kept(data: list[LabelledTrajectory], mo
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, states[2][name])
     assert not torch.equal(states[2]["head.0.weight"], states[4]["head.0.weight"])
+
+
+def test_it_begins_as_the_best_rule_and_stays_it_where_no_epoch_captures_more(
+    data: list[LabelledTrajectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = EncoderNetwork(make_network().backbone.config, use_signals=True, use_probe=True, features=FEATURES)
+    begin_with_rule(network, data, 0.5)
+    signals = np.array([row for r in data for row in r.trajectory.signals])
+    rows = np.array([row for r in data for row in r.trajectory.features])
+    x, _, _ = standardised(np.concatenate([rows, signals], axis=1))
+    theta = fit_balanced(np.clip(x, -5, 5), [label for r in data for label in r.labels(0.5)])
+    rule = predict(network, data)
+    assert rule == pytest.approx(x.clip(-5, 5) @ theta[:-1] + theta[-1], abs=1e-3)
+    found = iter([0.9, 0.2, 0.3])
+    monkeypatch.setattr("bitroute.training.supervised.captured", lambda *_: next(found))
+    train_supervised(network, data, data[:16], 0.5, SupervisedRecipe(epochs=2, batch=16), 0.3)
+    assert predict(network, data) == pytest.approx(rule, abs=1e-5)
 
 
 @pytest.mark.parametrize(("tau", "share"), [(100.0, "0%"), (-1.0, "100%")])

@@ -245,6 +245,9 @@ def resume(
         raise DataError(f"{path}: cannot continue from this checkpoint ({error}); remove it to start anew") from error
     if before != asdict(recipe):
         raise ConfigError(f"{path}: was made with another recipe; remove it to start anew")
+    shapes = {f"{prefix}.{n}": t.shape for prefix in ("network", "frozen") for n, t in unique(network).items()}
+    if any(name not in state or state[name].shape != shape for name, shape in shapes.items()):
+        raise DataError(f"{path}: was made by another version; remove it to start anew")
     for prefix, target in (("network", network), ("frozen", frozen)):
         with torch.no_grad():
             for name, tensor in unique(target).items():

@@ -71,13 +71,9 @@ def train_supervised(
     AUC for the label (a target of at least one half) and the captured share. Raises ConfigError when no step, or every step,
     reaches `tau`.
     """
-    positives = float(np.mean([label for r in train for label in r.labels(tau)]))
-    if positives in (0.0, 1.0):
-        raise ConfigError(
-            f"tau {tau:g}: {positives:.0%} of the labelled steps reach it; choose it within the range of divergences"
-        )
-    class_weights = (0.5 / (1 - positives), 0.5 / positives)
     begin_with_rule(network, train, tau)
+    positives = float(np.mean([label for r in train for label in r.labels(tau)]))
+    class_weights = (0.5 / (1 - positives), 0.5 / positives)
     generator = np.random.default_rng(recipe.seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
     held = np.concatenate([r.divergences if r.targets is None else r.targets for r in holdout])
@@ -115,12 +111,20 @@ def train_supervised(
 
 
 def begin_with_rule(network: EncoderNetwork, train: Sequence[LabelledTrajectory], tau: float) -> None:
-    """Let `network` begin as the best linear rule on the numbers beside the text: it need only learn what the text adds."""
+    """Let `network` begin as the best linear rule on the numbers beside the text: it need only learn what the text adds.
+
+    Raises ConfigError when no step, or every step, reaches `tau`.
+    """
+    labels = [label for r in train for label in r.labels(tau)]
+    if (positives := float(np.mean(labels))) in (0.0, 1.0):
+        raise ConfigError(
+            f"tau {tau:g}: {positives:.0%} of the labelled steps reach it; choose it within the range of divergences"
+        )
     signals = [row for r in train for row in r.trajectory.signals]
     rows = [row for r in train for row in r.trajectory.features]
     network.standardise(signals, rows)
     numbers = network.standardised(*(torch.tensor(part, device=network.device) for part in (signals, rows)))
-    theta = fit_balanced(numbers.cpu().numpy().astype(np.float64), [label for r in train for label in r.labels(tau)])
+    theta = fit_balanced(numbers.cpu().numpy().astype(np.float64), labels)
     network.begin_with(theta[:-1], float(theta[-1]))
 
 

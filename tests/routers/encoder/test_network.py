@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from bitroute.routers.encoder.network import SIGNAL_FEATURES, EncoderNetwork, encoder_config
+from bitroute.episode import Signals, View
+from bitroute.routers.encoder.network import SIGNAL_FEATURES, EncoderNetwork, encoder_config, signal_features
 from bitroute.routers.features import FEATURES, REVEALED
 
 
@@ -34,3 +37,10 @@ def test_without_signals_no_feature_reads_what_generating_revealed() -> None:
     assert set(FEATURES) - set(network.features) == REVEALED
     with pytest.raises(ValueError, match="colour"):
         EncoderNetwork(encoder_config(64), use_signals=True, features=("colour",))
+
+
+def test_a_probe_tells_its_doubt_on_two_scales_its_least_likely_token_and_its_length() -> None:
+    probe = Signals(logprobs=(-0.1, -5.0), constrained=(-0.1, -5.0), entropy=(0.2, 0.3), margin=(0.9, 0.25))
+    told = signal_features(View(("message",), probe=probe), "high")
+    assert told[8:] == pytest.approx([1.0, 0.5, 0.75, -4.0, math.log(0.751), -4.0, 0.2])
+    assert signal_features(View(("message",)), "high")[8:] == [0.0] * 7

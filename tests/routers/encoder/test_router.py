@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bitroute.envs.models import find_router
 from bitroute.episode import Episode, Message, Signals, View
 from bitroute.errors import ConfigError, DataError
 from bitroute.nn.decoder import DecoderConfig
@@ -32,13 +33,20 @@ PAIR = ("low", "high")
 TOKENIZER = toy_tokenizer()
 
 
-def make_router(positions: int = 512, use_signals: bool = True, threshold: float = 0.0) -> EncoderRouter:
+def make_router(
+    positions: int = 512,
+    use_signals: bool = True,
+    threshold: float = 0.0,
+    *,
+    use_probe: bool = False,
+    features: Sequence[str] = FEATURES,
+) -> EncoderRouter:
     """A small network with random weights large enough to matter."""
     torch.manual_seed(0)
     config = DecoderConfig(TOKENIZER.vocab_size, 32, 64, 2, 2, 1, 16, max_position_embeddings=positions)
-    network = EncoderNetwork(config, use_signals=use_signals, features=FEATURES)
+    network = EncoderNetwork(config, use_signals=use_signals, use_probe=use_probe, features=features)
     torch.nn.init.normal_(network.backbone.model.embed_tokens.weight, std=1.0)
-    for layer in (network.signals, network.inform, network.rule):
+    for layer in (network.signals, network.rule, *([network.inform] if features else [])):
         torch.nn.init.normal_(layer.weight, std=0.5)
     return EncoderRouter(network, TOKENIZER, PAIR, threshold, model="toy-model", failures=("hard",))
 
@@ -199,6 +207,16 @@ def damage(directory: Path, what: str) -> None:
         case "another shape":
             path = directory / "router.json"
             path.write_text(path.read_text().replace('"intermediate_size": 64', '"intermediate_size": 96'))
+        case "missing tensor" | "narrow tensor":
+            state = load_file(directory / "network.safetensors")
+            narrow = state.pop("signals.weight")[:, :3].contiguous()
+            save_file(
+                state | ({"signals.weight": narrow} if what == "narrow tensor" else {}), directory / "network.safetensors"
+            )
+        case "no rule":
+            state = load_file(directory / "network.safetensors")
+            del state["rule.weight"]
+            save_file(state, directory / "network.safetensors")
         case "missing field":
             path = directory / "router.json"
             meta = json.loads(path.read_text())
@@ -214,6 +232,9 @@ def damage(directory: Path, what: str) -> None:
         "truncated network",
         "truncated json",
         "another shape",
+        "missing tensor",
+        "narrow tensor",
+        "no rule",
         "missing field",
         "router.json",
         "network.safetensors",
@@ -228,23 +249,34 @@ def test_a_damaged_router_is_refused_with_one_line(tmp_path: Path, what: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_a_router_of_an_earlier_version_scores_as_it_did(episodes: list[Episode], tmp_path: Path) -> None:
-    """It knew 12 signal features, of which none reached the score directly."""
-    router = make_router()
-    count = len(FEATURES)
+@pytest.mark.parametrize("with_features", [True, False])
+def test_a_router_of_an_earlier_version_scores_as_it_did(tmp_path: Path, with_features: bool) -> None:
+    """It knew 12 signal features, of which none reached the score directly; without features it had no rule at all."""
+    router = make_router(use_probe=True, features=FEATURES if with_features else ())
+    count = len(router.network.features)
     with torch.no_grad():
         router.network.rule.weight[:, count:] = 0.0
         router.network.signals.weight[:, 12:] = 0.0
+    player = Player(ToyEnvironment, ToyAgent(), FakeEngine(), router)
+    played = list(play(player, [(toy_task(i), 0) for i in range(4)], "encoder"))
+    wanted = [s.decision.score for e in played for s in e.steps]
     router.save(tmp_path)
-    views = [view for episode in episodes for view in views_of(episode)]
-    wanted = scores(router, views)
-    path = tmp_path / "network.safetensors"
-    state = load_file(path)
+    state = load_file(tmp_path / "network.safetensors")
     state["signals.weight"] = state["signals.weight"][:, :12].contiguous()
     for name in ("rule.weight", "feature_mean", "feature_scale"):
-        state[name] = state[name][..., :count].contiguous()
-    save_file(state, path)
-    assert scores(load_encoder(tmp_path, model="toy-model", variants=PAIR), views) == pytest.approx(wanted, abs=1e-6)
+        known = state.pop(name)[..., :count].contiguous()
+        if with_features:
+            state[name] = known
+    save_file(state, tmp_path / "network.safetensors")
+    loaded = load_encoder(tmp_path, model="toy-model", variants=PAIR)
+    assert scores(loaded, [view for e in played for view in views_of(e)]) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_bundled_router_scores_as_when_it_was_trained() -> None:
+    router = load_encoder(Path(find_router("alfworld-router-trained")), variants=PAIR)
+    opening = "You are in the middle of a room.\n\nYour task is to: put a mug in drawer.\nGoal: put mug in drawer"
+    views = [View((opening,)), View((opening, "On the desk 1, you see a mug 1."), ("go to desk 1",), ("low",), (None,))]
+    assert scores(router, views) == pytest.approx([-0.02051, -0.09453], abs=1e-4)
 
 
 def test_with_a_probe_it_also_reads_what_low_would_do(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ PAST_FEATURES: Final = 6
 DECISION_FEATURES: Final = 2
 PROBE_FEATURES: Final = 7
 SIGNAL_FEATURES: Final = PAST_FEATURES + DECISION_FEATURES + PROBE_FEATURES
-SURE: Final = 1e-3  # smaller doubts look alike
+LEAST_DOUBT: Final = 1e-3  # smaller ones look alike
 FARTHEST: Final = 5.0  # deviations from the mean at which a feature is cut off: training has seen nothing beyond
 
 
@@ -69,7 +69,7 @@ class EncoderNetwork(nn.Module):
         nn.init.zeros_(self.signals.weight)
         nn.init.zeros_(self.signals.bias)
         numbers = len(self.features) + SIGNAL_FEATURES
-        self.feature_mean: Tensor
+        self.feature_mean: Tensor  # of signal features, too: the names are those of earlier files
         self.feature_scale: Tensor
         self.register_buffer("feature_mean", torch.zeros(numbers))
         self.register_buffer("feature_scale", torch.ones(numbers))
@@ -91,7 +91,7 @@ class EncoderNetwork(nn.Module):
 
     def standardise(self, signals: npt.ArrayLike, rows: npt.ArrayLike) -> None:
         """Take mean and deviation of the numbers from signal features [n, SIGNAL_FEATURES] and features [n, len(FEATURES)]; one
-        that never changes stays as it is.
+        that never changes keeps its scale.
         """
         numbers = self._numbers(*(torch.as_tensor(part, dtype=torch.float32, device=self.device) for part in (signals, rows)))
         spread = numbers.std(dim=0, unbiased=False)
@@ -128,7 +128,7 @@ class EncoderNetwork(nn.Module):
 def signal_features(view: View, high: str) -> list[float]:
     """What the last generated action and the episode so far revealed, then what the probe says of the coming action.
 
-    Zeros where nothing is known.
+    Zeros where nothing is known; a flag before those of the last action, and of the probe, says which.
     """
     probe = view.probe
     doubt = 1.0 - min(probe.margin, default=1.0) if probe else 0.0
@@ -147,8 +147,8 @@ def signal_features(view: View, high: str) -> list[float]:
         sum(probe.entropy) if probe else 0.0,
         doubt,
         max(-4.0, sum(probe.constrained)) if probe else 0.0,
-        # since 0.2
-        math.log(SURE + doubt) if probe else 0.0,  # most of what the probe tells lies close to certainty
+        # not in 0.1
+        math.log(LEAST_DOUBT + doubt) if probe else 0.0,  # most of what the probe tells lies close to certainty
         max(-4.0, min(probe.constrained, default=0.0)) if probe else 0.0,
         len(probe.constrained) / 10 if probe else 0.0,
     ]

@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import torch
 from safetensors.torch import load_file, save
@@ -30,6 +30,8 @@ from bitroute.routers.features import FeatureState, features
 from bitroute.routers.router import Probe, RouterCost
 from bitroute.routers.threshold import Scored, ThresholdRouter, refuse_others
 from bitroute.store.files import write_atomic
+
+SIGNALS_OF_0_1: Final = 12  # signal features that routers of version 0.1 know
 
 
 @dataclass(slots=True, eq=False)
@@ -196,12 +198,12 @@ def load_encoder(directory: Path, *, variants: Sequence[str], model: str | None 
 
 
 def _grown(state: dict[str, Tensor], network: EncoderNetwork) -> dict[str, Tensor]:
-    """The state of an earlier version's network: of numbers that it did not know, the last ones, it takes no notice."""
+    """The state of a network of version 0.1, of which signal features did not reach the score directly, in today's shapes: of
+    numbers that it did not know it takes no notice. Any other state is left as it is.
+    """
+    if state["signals.weight"].shape[-1] != SIGNALS_OF_0_1:
+        return state
     for name in ("signals.weight", "rule.weight", "feature_mean", "feature_scale"):
-        wanted = network.state_dict()[name]
-        if name not in state and network.features:
-            continue  # it is damaged, not old
-        known = state.get(name, wanted[..., :0])
-        rest = torch.zeros_like(wanted) if name == "signals.weight" else wanted
-        state[name] = torch.cat([known, rest[..., known.shape[-1] :]], dim=-1)
+        wanted, known = network.state_dict()[name], SIGNALS_OF_0_1 if name == "signals.weight" else len(network.features)
+        state[name] = torch.cat([state[name], wanted[..., known:]], dim=-1) if known else wanted
     return state
