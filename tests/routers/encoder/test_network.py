@@ -29,7 +29,8 @@ def test_features_are_standardised_cut_off_and_weighed() -> None:
     told[:, FEATURES.index("log step")] = torch.tensor([2.0, 3.0, 100.0])
     with torch.no_grad():
         scores = network.score(hidden, signals, told)
-    assert scores.tolist() == pytest.approx([-1.0, 1.0, 9.0], abs=1e-5)
+    assert (scores - scores[0]).tolist() == pytest.approx([0.0, 2.0, 10.0], abs=1e-5)
+    assert float(scores[0]) == pytest.approx(-1.0, abs=0.3)  # the bias, and what a new head says
 
 
 def test_without_signals_no_feature_reads_what_generating_revealed() -> None:

@@ -105,10 +105,12 @@ class EncoderNetwork(nn.Module):
 
     @torch.no_grad()
     def begin_with(self, weights: npt.ArrayLike, bias: float) -> None:
-        """Score as the linear rule of these `weights` [numbers] and `bias` does, until training has more to say."""
+        """Score about as the linear rule of these `weights` [numbers] and `bias` does, until training has more to say.
+
+        The head keeps its small random weights: from zero it learns to read several times slower.
+        """
         self.rule.weight.copy_(torch.as_tensor(weights)[None])
-        for name, parameter in self.head[-1].named_parameters():
-            parameter.fill_(bias if name == "bias" else 0.0)
+        self.head[-1].get_parameter("bias").fill_(bias)
 
     def score(self, hidden: Tensor, signals: Tensor, rows: Tensor) -> Tensor:
         """Logits [n] from hidden states at decisions [n, hidden], signal features [n, SIGNAL_FEATURES] and features [n,
