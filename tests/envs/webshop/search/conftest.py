@@ -40,5 +40,6 @@ def catalogue() -> list[tuple[str, str]]:
 @pytest.fixture(scope="session")
 def lucene() -> dict[str, list[str]]:
     """Queries, and the up to 50 ASINs that Lucene found, in its order."""
-    answers: dict[str, list[str]] = json.loads(lzma.open(_data("upstream_search_top50.json.xz")).read())["queries"]
+    with lzma.open(_data("upstream_search_top50.json.xz")) as file:
+        answers: dict[str, list[str]] = json.load(file)["queries"]
     return answers

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from bitroute.errors import DataError
 from bitroute.store.files import write_atomic
 
-VERSION: Final = 1
+VERSION: Final = 1  # the next when the format changes, or when a text gets other terms
 _HEADER: Final = "header.json"
 
 Column: TypeAlias = npt.NDArray[Any]
