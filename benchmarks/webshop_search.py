@@ -221,7 +221,8 @@ def main() -> None:
             )
             print(
                 f"    opened in {found.opening:.1f} ms; a query {statistics.median(found.queries):.2f} ms"
-                f" (95 % below {slow:.2f}), {found.hits:,} hits, {found.own:,.0f} MB resident and {found.mapped:,.0f} MB of mapped files"
+                f" (95 % below {slow:.2f}), {found.hits:,} hits,"
+                f" {found.own:,.0f} MB resident and {found.mapped:,.0f} MB of mapped files"
             )
 
 
