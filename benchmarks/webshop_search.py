@@ -215,15 +215,10 @@ def main() -> None:
             found = alone(search, name, path, queries)
             shutil.rmtree(path)
             slow = statistics.quantiles(found.queries, n=20)[-1]
-            print(
-                f"{name}: built in {seconds / 60:.2f} min ({used / 60:.2f} of CPU) with {memory:,.0f} MB,"
-                f" {size / 1e6:,.1f} MB on disk"
-            )
-            print(
-                f"    opened in {found.opening:.1f} ms; a query {statistics.median(found.queries):.2f} ms"
-                f" (95 % below {slow:.2f}), {found.hits:,} hits,"
-                f" {found.own:,.0f} MB resident and {found.mapped:,.0f} MB of mapped files"
-            )
+            print(f"{name}: built in {seconds / 60:.2f} min ({used / 60:.2f} of CPU) with {memory:,.0f} MB")
+            print(f"    {size / 1e6:,.1f} MB on disk, opened in {found.opening:.1f} ms, then {found.own:,.0f} MB resident and")
+            print(f"    {found.mapped:,.0f} MB of mapped files; a query {statistics.median(found.queries):.2f} ms")
+            print(f"    (95 % below {slow:.2f}), {found.hits:,} hits")
 
 
 if __name__ == "__main__":

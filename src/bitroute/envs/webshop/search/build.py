@@ -56,8 +56,9 @@ def build_index(
 ) -> None:
     """Make the index in the directory `path` of documents (ASIN, text), in place of what is there.
 
-    The bytes depend on documents and `part` (how many are analysed at a time) alone. With `workers` above 1 as many processes
-    analyse; a script then needs its `if __name__ == "__main__"`. `total` tells the progress bar how many documents come.
+    The bytes depend on the documents alone, not on `workers` or `part` (how many are analysed at a time). With two or more
+    `workers` as many processes analyse; a script then needs its `if __name__ == "__main__"`. `total` is what the progress
+    bar expects.
     Raises DataError for an ASIN that comes twice, is no ASCII or longer than 10, and when the disk refuses; BitrouteError when
     a process was killed. Parts that are done stay beside the index for the next try. One build of a `path` at a time.
     """
