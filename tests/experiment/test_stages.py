@@ -198,7 +198,15 @@ def test_what_is_missing_is_named_by_report_and_made_by_evaluate(
     assert out == ""
     assert err.splitlines()[-1] == f"bitroute: {run}: is not evaluated to the end; run bitroute evaluate {run}"
     assert main(["evaluate", str(run), "--cores", "1"]) == 0
-    assert contents(run) == before
+    assert rounded(contents(run)) == rounded(before)
+
+
+def rounded(files: dict[str, bytes]) -> dict[str, object]:
+    """The files, thresholds to five digits: a new process measures anew which products are fastest, and the last ones differ."""
+    return {
+        name: json.loads(text, parse_float=lambda digits: f"{float(digits):.5g}") if name.startswith("thresholds/") else text
+        for name, text in files.items()
+    }
 
 
 def cut(path: Path, size: int) -> None:
