@@ -202,7 +202,7 @@ def test_what_is_missing_is_named_by_report_and_made_by_evaluate(
 
 
 def rounded(files: dict[str, bytes]) -> dict[str, object]:
-    """The files, thresholds to five digits: a new process measures anew which products are fastest, and the last ones differ."""
+    """The files, thresholds to five digits: a new process measures which products are fastest, and the last ones differ."""
     return {
         name: json.loads(text, parse_float=lambda digits: f"{float(digits):.5g}") if name.startswith("thresholds/") else text
         for name, text in files.items()
