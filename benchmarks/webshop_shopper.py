@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitroute.envs.webshop.corpus import demonstrate
+from bitroute.envs.webshop.demonstrations import demonstrate
 from bitroute.envs.webshop.environment import WebShopEnvironment
 from bitroute.envs.webshop.generator import write_catalogue
 from bitroute.envs.webshop.goals import synthetic_goals

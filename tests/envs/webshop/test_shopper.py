@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitroute.envs.webshop.corpus import Demonstration, demonstrate
+from bitroute.envs.webshop.demonstrations import Demonstration, demonstrate
 from bitroute.envs.webshop.environment import WebShopEnvironment
 from bitroute.envs.webshop.generator import write_catalogue
 from bitroute.envs.webshop.goals import Goals, synthetic_goals

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from bitroute.envs.webshop.shopper import ASIN, SEP, clickables, instruction_of
+from bitroute.envs.webshop.pages import SEP
+from bitroute.envs.webshop.shopper import ASIN, clickables, instruction_of
 from bitroute.episode import Observation
 
 TITLE: Final = 16  # words of a title

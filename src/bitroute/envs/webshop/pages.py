@@ -19,6 +19,7 @@ from bitroute.envs.webshop.actions import BACK, BUY, NEXT, PREVIOUS, SUB_PAGES, 
 from bitroute.envs.webshop.products import Product
 
 PER_PAGE: Final = 10  # products on a page of results
+SEP: Final = " [SEP] "  # between the pieces of a page in mode `text`
 
 _BLANKS: Final = frozenset(" \n\t\f\r")
 
@@ -77,7 +78,7 @@ class Page:
     @cached_property
     def text(self) -> str:
         """The page in mode `text`."""
-        return " [SEP] ".join(text.strip() for node in self.nodes if (text := _visible(node.text)))
+        return SEP.join(text.strip() for node in self.nodes if (text := _visible(node.text)))
 
     @cached_property
     def rich(self) -> str:
@@ -127,7 +128,7 @@ def show(mode: Mode, above: Page, page: Page, url: str, visited: Collection[str]
         case Mode.URL:
             return url
         case Mode.TEXT:
-            return f"{above.text} [SEP] {page.text}" if above.nodes else page.text
+            return f"{above.text}{SEP}{page.text}" if above.nodes else page.text
         case Mode.TEXT_RICH:
             # No address without a quote shows a choice: most pages are the same each time, and kept.
             top, lines = page.marked(url, visited) if visited or '"' in url else ("", page.rich)

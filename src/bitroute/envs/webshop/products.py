@@ -17,6 +17,7 @@ from typing import Any, Final, TextIO, TypeVar
 
 import msgspec
 
+from bitroute.envs.webshop.search.analysis import document_text
 from bitroute.errors import DataError
 
 ASIN_LENGTH: Final = 10  # characters at most; longer ones are no products
@@ -67,8 +68,8 @@ class Product:
     @property
     def document(self) -> str:
         """The text that a search looks through: title, description, first bullet and options, in lower case."""
-        options = ", and ".join(f"{name}: {', '.join(values)}" for name, values in self.options)
-        return " ".join((self.title, self.description, *(self.bullets[:1] or ("",)), options)).lower()
+        first = self.bullets[0] if self.bullets else ""
+        return document_text(self.title, self.description, first, dict(self.options))
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
+from bitroute.envs.webshop.actions import BACK, BUY, NEXT, PREVIOUS, SEARCH, SUB_PAGES
+from bitroute.envs.webshop.pages import PER_PAGE, SEP
 from bitroute.episode import Observation
 
-SEP: Final = " [SEP] "
 BOUND: Final = re.compile(r",? and price lower than ([\d.]+) dollars$")
 OPTIONS: Final = re.compile(r"(.*) with ([^:,]+: .+)")  # the last "with" before a name and a colon
 OPENING: Final = re.compile(r"^(?:find me|i want|i need|show me)\s+", re.IGNORECASE)
@@ -27,10 +28,7 @@ ASIN: Final = re.compile(r"[A-Z0-9]{10}")
 PRICE: Final = re.compile(r"\$([\d.]+)")
 ENOUGH: Final = 5  # products that are looked at before the best of them is bought
 PAGES: Final = 2  # of results that are looked through
-PER_PAGE: Final = 10  # results
-BUTTONS: Final = frozenset(
-    {"back to search", "< prev", "next >", "description", "features", "reviews", "attributes", "buy now", "search"}
-)
+BUTTONS: Final = frozenset(name.lower() for name in (SEARCH, BACK, PREVIOUS, NEXT, BUY, *SUB_PAGES))
 
 
 @dataclass(frozen=True, slots=True)
