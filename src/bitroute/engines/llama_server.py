@@ -59,7 +59,19 @@ def llama_server(gguf: Path, name: str, cache: int = CACHE) -> Iterator[str]:
 
 
 def _hang_up(port: int | None) -> None:
-    """End every connection that this process accepted on `port`, and the listening itself, so that nobody is waited for."""
+    """End the listening on `port`, then every connection that this process accepted on it, so that nobody is waited for.
+
+    In this order: a connection that is accepted while one looks for those that are open would be missed.
+    """
+    for listening in (True, False):
+        for connection in _open_sockets(port):
+            if bool(connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) is listening:
+                with suppress(OSError):  # the other side was faster
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+def _open_sockets(port: int | None) -> Iterator[socket.socket]:
+    """Those of this process that are on this side's `port`, each usable until the next one is asked for."""
     for number in os.listdir("/dev/fd"):  # noqa: PTH208  (the names are open files of this process, and change under a Path)
         try:
             descriptor = os.dup(int(number))
@@ -72,5 +84,4 @@ def _hang_up(port: int | None) -> None:
             continue
         with connection:
             if connection.family == socket.AF_INET and connection.getsockname()[1] == port:
-                with suppress(OSError):  # the other side was faster
-                    connection.shutdown(socket.SHUT_RDWR)
+                yield connection

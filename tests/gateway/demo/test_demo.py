@@ -317,3 +317,36 @@ def test_the_process_ends_by_itself(tiny_gguf: Path, how: str) -> None:
     assert done.returncode == {"pass": 0, "sys.exit(7)": 7}.get(how, -2)
     assert done.stdout == b""
     assert how == "raise KeyboardInterrupt" or done.stderr == b""
+
+
+def test_who_connects_while_the_server_leaves_is_not_waited_for(tiny_gguf: Path) -> None:
+    """The connection is accepted after the first look at the open files, and its answer is one without an end."""
+    script = """
+        import json, os, socket, sys
+        from pathlib import Path
+        from urllib.request import urlopen
+        from bitroute.engines.llama_server import llama_server
+
+        body = json.dumps({"prompt": "x", "n_predict": -1, "ignore_eos": True}).encode()
+        head = f"POST /completion HTTP/1.1\\r\\nhost: x\\r\\ncontent-length: {len(body)}\\r\\n\\r\\n"
+        kept, look = [], os.listdir
+
+        def late(path):
+            names = look(path)
+            if not kept:
+                kept.append(socket.create_connection(address))
+                kept[0].sendall(head.encode() + body)
+                while not any(slot["is_processing"] for slot in json.load(urlopen(f"{url}/slots"))):
+                    pass
+            return names
+
+        with llama_server(Path(sys.argv[1]), "x") as url:
+            host, port = url.removeprefix("http://").split(":")
+            address = host, int(port)
+            os.listdir = late
+        print(len(kept))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(tiny_gguf)], capture_output=True, timeout=DEADLINE, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"1\n", b"")
